@@ -1,0 +1,41 @@
+"""An address that forwards."""
+
+from __future__ import annotations
+
+from django.core.exceptions import ValidationError
+from django.db import models
+
+from accounts.models.fields import validate_address
+
+CATCH_ALL = "*"
+MAX_TARGETS = 100
+
+
+def validate_targets(value: object) -> None:
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+        raise ValidationError('A list of addresses is needed, such as ["a@example.com"].')
+    if len(value) > MAX_TARGETS:
+        raise ValidationError(f"At most {MAX_TARGETS} targets.")
+    for item in value:
+        validate_address(item)
+
+
+class Alias(models.Model):
+    """One row forwards one local part of a domain, or with `*` every local part that nothing else takes."""
+
+    domain = models.ForeignKey("accounts.Domain", models.CASCADE, related_name="aliases")
+    local_part = models.CharField(max_length=64, help_text="In lower case; * is the catch-all.")
+    targets = models.JSONField(validators=[validate_targets], help_text="Addresses that the mail is forwarded to.")
+    is_active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["domain", "local_part"]
+        verbose_name_plural = "aliases"
+        constraints = [models.UniqueConstraint(fields=["domain", "local_part"], name="one_alias_per_local_part")]
+
+    def __str__(self) -> str:
+        return f"{self.local_part}@{self.domain.name}"
+
+    def clean(self) -> None:
+        self.local_part = self.local_part.lower()
