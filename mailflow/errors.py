@@ -1,0 +1,23 @@
+"""The two exceptions that cross layers; everything else is a bug and is caught once, at each leg's edge."""
+
+from __future__ import annotations
+
+from mailflow.smtp.reply import Reply
+
+
+class Refused(Exception):
+    """A decision against the request. `reply` is what the peer is told; `reason` is for the event."""
+
+    def __init__(self, reply: Reply, reason: str = "") -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+        self.reason = reason or reply.text
+
+
+class Unavailable(Exception):
+    """Nothing could be decided or stored just now; the peer may come again. `cause` never leaves the house."""
+
+    def __init__(self, reply: Reply, cause: str) -> None:
+        super().__init__(cause)
+        self.reply = reply
+        self.cause = cause

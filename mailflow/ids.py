@@ -1,0 +1,73 @@
+"""Identifiers made by the application: sortable by time, unique without asking the database."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import os
+import secrets
+import threading
+import time
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
+_EPOCH_MS = 1_704_067_200_000  # 2024-01-01, so that 41 bits of milliseconds last until 2093
+
+MESSAGE_ID_PREFIX = "msg_"
+MESSAGE_ID_LENGTH = len(MESSAGE_ID_PREFIX) + 26
+
+
+def _base32(number: int, digits: int) -> str:
+    out = []
+    for _ in range(digits):
+        out.append(_ALPHABET[number & 31])
+        number >>= 5
+    return "".join(reversed(out))
+
+
+def new_message_id() -> str:
+    """Return `msg_` and 26 characters: 48 bits of milliseconds, then 80 random bits."""
+    return MESSAGE_ID_PREFIX + _base32(time.time_ns() // 1_000_000, 10) + _base32(secrets.randbits(80), 16)
+
+
+def time_prefix(moment: dt.datetime) -> str:
+    """Return what message ids made at `moment` have behind their prefix; compares as a string with the ids themselves."""
+    return _base32(int(moment.timestamp() * 1000), 10)
+
+
+def first_message_id(at: dt.datetime) -> str:
+    """Return the lower bound of the ids made at or after that moment: a time range as a range of the primary key."""
+    return MESSAGE_ID_PREFIX + time_prefix(at)
+
+
+def first_row_id(at: dt.datetime) -> int:
+    """The same for `new_row_id`."""
+    return max(int(at.timestamp() * 1000) - _EPOCH_MS, 0) << 22
+
+
+def new_trace_id() -> str:
+    """Return the 16 characters that tie together all log lines and events of one connection or request."""
+    return _base32(secrets.randbits(80), 16)
+
+
+class _RowIds:
+    """63-bit ids: 41 bits of milliseconds, 22 bits of a counter that starts anywhere in each process.
+
+    Two processes share an id only if both count through the same 22-bit value within one millisecond; the unique key then
+    refuses one of the two commits, which the client repeats.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._counter = itertools.count()
+
+    def __call__(self) -> int:
+        if self._pid != os.getpid():
+            with self._lock:
+                if self._pid != os.getpid():  # after a fork both sides would count alike
+                    self._counter = itertools.count(secrets.randbits(22))
+                    self._pid = os.getpid()
+        return ((time.time_ns() // 1_000_000 - _EPOCH_MS) << 22) | (next(self._counter) & 0x3FFFFF)
+
+
+new_row_id = _RowIds()

@@ -1,0 +1,55 @@
+"""`manage.py runsmtp`: the SMTP listener in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from argparse import RawDescriptionHelpFormatter
+from typing import Any
+
+import uvloop
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from prometheus_client import start_http_server
+
+from mailflow.listener.server import Listener, ListenError, tls_context
+
+
+class Command(BaseCommand):
+    help = (
+        "Listen for mail by SMTP on SMTP_PORT, and with a certificate on SMTPS_PORT, until SIGTERM or Ctrl-C.\n\n"
+        "Example:\n  SMTP_PORT=2525 SMTP_HOSTNAME=mail.example.com manage.py runsmtp"
+    )
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
+        return super().create_parser(*args, **kwargs, formatter_class=RawDescriptionHelpFormatter)
+
+    def handle(self, *_args: object, **_options: object) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
+        except ListenError as error:
+            raise CommandError(str(error)) from None
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        context = tls_context(settings.SMTP_TLS_CERT, settings.SMTP_TLS_KEY) if settings.SMTP_ENABLE_TLS else None
+        listener = Listener(loop, tls_context=context)
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        ports = await listener.start()
+        _serve_metrics()
+        self.stdout.write(f"SMTP is listening on {settings.SMTP_HOST}, ports {', '.join(map(str, ports))}.")
+        await stopped.wait()
+        await listener.stop()
+
+
+def _serve_metrics() -> None:
+    """Answer Prometheus for this process, on loopback."""
+    if not settings.SMTP_METRICS_PORT:
+        return
+    try:
+        start_http_server(settings.SMTP_METRICS_PORT, addr="127.0.0.1")
+    except OSError as error:
+        raise ListenError(f"Port {settings.SMTP_METRICS_PORT} (SMTP_METRICS_PORT): {error.strerror}.") from None

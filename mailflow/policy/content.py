@@ -1,0 +1,35 @@
+"""What the header section and the size say about a whole message (RFC 5321 §6.3, RFC 1870)."""
+
+from __future__ import annotations
+
+from mailflow.message.headers import HeaderFacts
+from mailflow.policy.decision import Decision, Verdict
+from mailflow.smtp.reply import Reply
+
+MAX_RECEIVED_FIELDS = 50
+
+
+def check_size(octets: int, limit: int) -> Decision:
+    if octets > limit:
+        reply = Reply(552, "3.4", f"Message is larger than the {limit} octets that are taken here")
+        return Decision("content", "size.over_limit", Verdict.REJECT, f"{octets} octets, the limit is {limit}", reply=reply)
+    return Decision("content", "size", Verdict.ACCEPT, f"{octets} octets are within the limit of {limit}")
+
+
+def check_loop(facts: HeaderFacts) -> Decision:
+    """A message with so many Received fields goes round in circles (RFC 5321 §6.3)."""
+    count = facts.received_count
+    if count > MAX_RECEIVED_FIELDS:
+        reply = Reply(554, "4.6", "Mail loop: too many Received header fields")
+        reason = f"{count} Received fields, more than {MAX_RECEIVED_FIELDS}: the message is looping"
+        return Decision("content", "loop", Verdict.REJECT, reason, reply=reply)
+    return Decision("content", "loop", Verdict.ACCEPT, f"{count} Received fields show no loop")
+
+
+def check_line_ends(content: bytes) -> Decision:
+    """A bare CR or LF could mean an end of data to the next server (SMTP smuggling); only CRLF ends a line here."""
+    pairs = content.count(b"\r\n")
+    if content.count(b"\n") != pairs or content.count(b"\r") != pairs:
+        reply = Reply(554, "6.0", "Message holds a bare CR or LF; lines must end with CRLF")
+        return Decision("content", "bare_line_end", Verdict.REJECT, "a CR or LF stands alone in the message", reply=reply)
+    return Decision("content", "line_ends", Verdict.ACCEPT, "all lines end with CRLF")

@@ -1,0 +1,116 @@
+"""The accept leg: the one front door for SMTP, HTTP, forwarded mail and our own DSNs.
+
+A door collects an envelope and octets, asks the policy stages what it asks at its own steps, and hands a `Submission` here.
+Here the content is looked at, the trace fields are put on top, and the spool commits the message with its queue entries and
+its first event. Only when `accept…` returns a receipt is the message on disk, and only then may the peer hear 250 or 202.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.conf import settings
+from django.utils import timezone
+
+from mailflow.content import CHUNK_OCTETS
+from mailflow.errors import Refused, Unavailable
+from mailflow.ids import new_message_id
+from mailflow.message import headers, trace
+from mailflow.models import Message
+from mailflow.policy import content as content_policy
+from mailflow.policy.decision import Decision
+from mailflow.smtp.envelope import Envelope
+from mailflow.smtp.reply import Reply
+from mailflow.spool import group, write
+from mailflow.spool.accepted import Accepted, Origin, Receipt
+
+_SUBMITTED = (Message.Source.SUBMISSION, Message.Source.HTTP)
+BLOCKING_TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a door hands in: `content` as it came, `decisions` those already taken, in order."""
+
+    source: str
+    envelope: Envelope
+    origin: Origin
+    content: bytes
+    decisions: Sequence[Decision] = ()
+
+
+async def accept(submission: Submission) -> Receipt:
+    """Accept on an event loop; waits for the group commit without blocking it. Raises `Refused` or `Unavailable`."""
+    if len(submission.content) > CHUNK_OCTETS:
+        accepted = await asyncio.to_thread(examine, submission)
+    else:
+        accepted = examine(submission)
+    future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+    group.current().put(accepted, future)
+    return await future
+
+
+def accept_blocking(submission: Submission) -> Receipt:
+    """Accept in a thread (HTTP); waits for the group commit. Raises `Refused` or `Unavailable`."""
+    accepted = examine(submission)
+    waiter = group.Waiter()
+    group.current().put(accepted, waiter)
+    return waiter.wait(BLOCKING_TIMEOUT_SECONDS)
+
+
+def accept_within(submissions: Sequence[Submission]) -> list[int]:
+    """Accept as part of the caller's transaction (DSNs, forwards): all of it commits, or none.
+
+    Returns the ids of the new queue entries, to be rung after the commit. Raises `Refused`.
+    """
+    return write.write_accepted([write.encode(examine(submission)) for submission in submissions])
+
+
+def examine(submission: Submission) -> Accepted:
+    """Decide on the whole message and complete it: the steps between the last octet and the commit."""
+    envelope, origin = submission.envelope, submission.origin
+    if not envelope.recipients:
+        raise Refused(Reply(554, "5.1", "No valid recipients"))
+    facts = headers.scan(submission.content)
+    decisions = [
+        *submission.decisions,
+        content_policy.check_size(len(submission.content), settings.SMTP_MAX_MESSAGE_SIZE),
+        content_policy.check_line_ends(submission.content),
+        content_policy.check_loop(facts),
+    ]
+    for decision in decisions:
+        if decision.stops and decision.reply is not None:
+            raise Refused(decision.reply, decision.reason)
+
+    now = timezone.now()
+    message_id = new_message_id()
+    top = trace.received_line(
+        message_id=message_id, hostname=settings.SMTP_HOSTNAME, origin=origin, envelope=envelope, at=now
+    )
+    internet_message_id = facts.message_id
+    if submission.source in _SUBMITTED:
+        top += trace.missing_fields(
+            message_id=message_id,
+            hostname=settings.SMTP_HOSTNAME,
+            at=now,
+            has_date=facts.has_date,
+            has_message_id=bool(facts.message_id),
+        )
+        internet_message_id = facts.message_id or f"<{message_id}@{settings.SMTP_HOSTNAME}>"
+    return Accepted(
+        message_id=message_id,
+        created_at=now,
+        source=submission.source,
+        envelope=envelope,
+        origin=origin,
+        content=top + submission.content,
+        subject=facts.subject,
+        header_from=facts.header_from,
+        internet_message_id=internet_message_id,
+        decisions=decisions,
+    )
+
+
+__all__ = ["Submission", "accept", "accept_blocking", "accept_within", "examine", "Refused", "Unavailable"]

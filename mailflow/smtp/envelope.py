@@ -1,0 +1,34 @@
+"""The envelope of a mail transaction (RFC 5321 §2.3.1), with what delivery must later honour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from accounts.names import Address
+
+NULL_PATH = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One forward path; `notify` and `original_recipient` as RFC 3461 §4.1 and §4.2 give them, empty where absent."""
+
+    address: Address
+    notify: str = ""
+    original_recipient: str = ""
+
+
+@dataclass(slots=True)
+class Envelope:
+    """`reverse_path` None is the null path `<>`; `dsn_return` and `envelope_id` are RET and ENVID (RFC 3461 §4.3, §4.4)."""
+
+    reverse_path: Address | None
+    recipients: list[Recipient] = field(default_factory=list)
+    body_type: str = ""
+    declared_octets: int = 0
+    dsn_return: str = ""
+    envelope_id: str = ""
+
+    @property
+    def reverse_path_text(self) -> str:
+        return NULL_PATH if self.reverse_path is None else str(self.reverse_path)

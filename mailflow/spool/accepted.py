@@ -1,0 +1,49 @@
+"""What the receiver hands to the spool: one accepted message, complete, as a value."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mailflow.policy.decision import Decision
+from mailflow.smtp.envelope import Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a message came from: the connection or request, and who was behind it."""
+
+    protocol: str  # ESMTP, ESMTPS, ESMTPA, ESMTPSA (RFC 3848), SMTP, HTTP, or INTERNAL
+    trace_id: str
+    client_address: str = ""
+    helo: str = ""
+    tls: str = ""
+    actor: str = ""
+    user_id: int | None = None
+    organization_id: int | None = None
+    api_key_id: uuid.UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """One message as it will be stored: `content` is trace header section and octets as they came."""
+
+    message_id: str
+    created_at: dt.datetime
+    source: str
+    envelope: Envelope
+    origin: Origin
+    content: bytes
+    subject: str
+    header_from: str
+    internet_message_id: str
+    decisions: Sequence[Decision] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the door may tell: the message is on disk under this id."""
+
+    message_id: str

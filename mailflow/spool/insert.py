@@ -1,0 +1,92 @@
+"""Insert many rows in one statement, past the ORM: the hot path of both legs (docs/adr/0003).
+
+SQLite runs `executemany`; PostgreSQL gets one `INSERT … SELECT FROM unnest(…)` with bound, binary arrays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import psycopg
+from django.db import connection, models
+from psycopg import sql
+
+
+def bulk_insert(model: type[models.Model], fields: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Insert rows (tuples in the order of `fields`, which are attribute names) in the caller's transaction."""
+    if not rows:
+        return
+    connection.ensure_connection()
+    if connection.vendor == "postgresql":
+        _insert_postgresql(model, tuple(fields), rows)
+    else:
+        statement, adapters = _sqlite_plan(model, tuple(fields))
+        prepared = [
+            tuple(
+                value if adapt is None or value is None else adapt(value)
+                for value, adapt in zip(row, adapters, strict=True)
+            )
+            for row in rows
+        ]
+        with connection.cursor() as cursor:
+            cursor.executemany(statement, prepared)
+
+
+def _columns(model: type[models.Model], fields: tuple[str, ...]) -> list[models.Field[Any, Any]]:
+    by_name = {field.attname: field for field in model._meta.concrete_fields}
+    return [by_name[name] for name in fields]
+
+
+@lru_cache(maxsize=32)
+def _sqlite_plan(
+    model: type[models.Model], fields: tuple[str, ...]
+) -> tuple[Any, tuple[Callable[[Any], Any] | None, ...]]:
+    columns = _columns(model, fields)
+    names = ", ".join(connection.ops.quote_name(column.column) for column in columns)
+    marks = ", ".join("%s" for _ in columns)
+    statement = f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} ({names}) VALUES ({marks})"
+    return statement, tuple(_sqlite_adapter(column) for column in columns)
+
+
+def _sqlite_adapter(column: models.Field[Any, Any]) -> Callable[[Any], Any] | None:
+    if isinstance(column, models.DateTimeField):
+        return connection.ops.adapt_datetimefield_value
+    if isinstance(column, models.JSONField):
+        return _json
+    if isinstance(column, models.UUIDField):
+        return lambda value: value.hex
+    return None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+@lru_cache(maxsize=32)
+def _postgresql_plan(model: type[models.Model], fields: tuple[str, ...]) -> tuple[sql.Composed, tuple[bool, ...]]:
+    columns = _columns(model, fields)
+    arrays = []
+    for column in columns:
+        kind = column.db_parameters(connection)["type"]
+        assert kind is not None
+        arrays.append(sql.SQL("%s::{}[]").format(sql.SQL(kind.partition("(")[0])))  # varchar(30) → varchar
+    statement = sql.SQL("INSERT INTO {} ({}) SELECT * FROM unnest({})").format(
+        sql.Identifier(model._meta.db_table),
+        sql.SQL(", ").join(sql.Identifier(column.column) for column in columns),
+        sql.SQL(", ").join(arrays),
+    )
+    return statement, tuple(isinstance(column, models.JSONField) for column in columns)
+
+
+def _insert_postgresql(model: type[models.Model], fields: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
+    statement, is_json = _postgresql_plan(model, fields)
+    arrays = [
+        [_json(value) for value in column] if as_json else list(column)
+        for column, as_json in zip(zip(*rows, strict=True), is_json, strict=True)
+    ]
+    # Server-side binding: Django's own cursor would paste the octets into the statement as text.
+    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        cursor.execute(statement, arrays)

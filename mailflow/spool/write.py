@@ -1,0 +1,111 @@
+"""The rows of accepted messages, written in one go: content, message, first event, queue entries (docs/adr/0003)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mailflow import events, handoff
+from mailflow.content import CHUNK_OCTETS, split
+from mailflow.models import ContentChunk, Event, Message
+from mailflow.spool.accepted import Accepted
+from mailflow.spool.insert import bulk_insert
+
+_MESSAGE_FIELDS = (
+    "id", "created_at", "source", "status", "reverse_path", "recipients", "recipient_count", "subject", "header_from",
+    "internet_message_id", "size_octets", "digest", "body_type", "envelope_id", "dsn_return", "user_id", "organization_id",
+    "api_key_id", "client_address", "helo", "protocol", "trace_id", "error_message",
+)  # fmt: skip
+_CHUNK_FIELDS = ("message_id", "ordinal", "octets")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An accepted message with its digest; `chunks_stored` where its content was committed ahead."""
+
+    accepted: Accepted
+    digest: str
+    chunks_stored: bool = False
+
+
+def encode(accepted: Accepted) -> Encoded:
+    """Hash the content; costs about 1 ms a MiB and drops the interpreter's lock meanwhile."""
+    return Encoded(accepted, hashlib.sha256(accepted.content).hexdigest())
+
+
+def is_large(accepted: Accepted) -> bool:
+    return len(accepted.content) > CHUNK_OCTETS
+
+
+def write_chunks(accepted: Accepted, ordinals: range | None = None) -> None:
+    """Insert the message's content in the caller's transaction; `ordinals` picks some of the chunks."""
+    rows = [
+        (accepted.message_id, ordinal, chunk)
+        for ordinal, chunk in enumerate(split(accepted.content))
+        if ordinals is None or ordinal in ordinals
+    ]
+    bulk_insert(ContentChunk, _CHUNK_FIELDS, rows)
+
+
+def write_accepted(batch: Sequence[Encoded], notes: Sequence[events.NewEvent] = ()) -> list[int]:
+    """Insert all rows of the batch, and further events, in the caller's transaction; return the queue entries' ids."""
+    chunks = [
+        (encoded.accepted.message_id, ordinal, chunk)
+        for encoded in batch
+        if not encoded.chunks_stored
+        for ordinal, chunk in enumerate(split(encoded.accepted.content))
+    ]
+    bulk_insert(ContentChunk, _CHUNK_FIELDS, chunks)
+    bulk_insert(Message, _MESSAGE_FIELDS, [_message_row(encoded) for encoded in batch])
+    events.record([*(_accepted_event(encoded.accepted) for encoded in batch), *notes])
+    return handoff.current().enqueue([encoded.accepted for encoded in batch]) if batch else []
+
+
+def _message_row(encoded: Encoded) -> tuple[object, ...]:
+    accepted = encoded.accepted
+    envelope, origin = accepted.envelope, accepted.origin
+    recipients = [str(recipient.address) for recipient in envelope.recipients]
+    return (
+        accepted.message_id,
+        accepted.created_at,
+        accepted.source,
+        Message.Status.PROCESSING.value,
+        envelope.reverse_path_text,
+        recipients,
+        len(recipients),
+        events.clean_text(accepted.subject),
+        events.clean_text(accepted.header_from),
+        events.clean_text(accepted.internet_message_id, 998),
+        len(accepted.content),
+        encoded.digest,
+        envelope.body_type,
+        envelope.envelope_id,
+        envelope.dsn_return,
+        origin.user_id,
+        origin.organization_id,
+        origin.api_key_id,
+        origin.client_address,
+        events.clean_text(origin.helo, 255),
+        origin.protocol,
+        origin.trace_id,
+        "",
+    )
+
+
+def _accepted_event(accepted: Accepted) -> events.NewEvent:
+    count = len(accepted.envelope.recipients)
+    origin = accepted.origin
+    source = f" from {origin.client_address}" if origin.client_address else ""
+    actor = f" of {origin.actor}" if origin.actor else ""
+    return events.NewEvent(
+        kind=Event.Kind.ACCEPTED.value,
+        summary=f"Accepted {len(accepted.content)} octets{actor} by {origin.protocol}{source} "
+        f"for {count} recipient{'s' if count != 1 else ''}.",
+        message_id=accepted.message_id,
+        decisions=accepted.decisions,
+        client_address=origin.client_address,
+        actor=origin.actor,
+        trace_id=origin.trace_id,
+        created_at=accepted.created_at,
+    )

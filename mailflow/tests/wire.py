@@ -1,0 +1,108 @@
+"""A real listener on a free port, in a thread of its own, and a client that speaks line by line."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import uvloop
+
+from mailflow.listener.server import Listener
+
+
+@contextmanager
+def running_listener(tls: ssl.SSLContext | None = None) -> Iterator[Listener]:
+    """Yield a listener that serves with the current settings; `listener.ports` are its ports."""
+    started = threading.Event()
+    box: dict[str, object] = {}
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        listener = Listener(loop, tls_context=tls)
+        box.update(ports=await listener.start(), listener=listener, stop=stop, loop=loop)
+        started.set()
+        await stop.wait()
+        await listener.stop()
+
+    def run() -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(serve())
+        except BaseException as error:
+            box["error"] = error
+            started.set()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    started.wait(10)
+    if "error" in box:
+        raise box["error"]  # type: ignore[misc]
+    listener = box["listener"]
+    assert isinstance(listener, Listener)
+    listener.ports = box["ports"]  # type: ignore[attr-defined]
+    try:
+        yield listener
+    finally:
+        box["loop"].call_soon_threadsafe(box["stop"].set)  # type: ignore[attr-defined]
+        thread.join(10)
+
+
+class Client:
+    """Sends octets as they are and reads whole replies; a missing answer fails after ten seconds."""
+
+    def __init__(self, port: int, *, greeting: bool = True) -> None:
+        self.socket: socket.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._buffer = b""
+        if greeting:
+            self.greeting = self.reply()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+        self.socket.close()
+
+    def send(self, octets: bytes) -> None:
+        self.socket.sendall(octets)
+
+    def line(self) -> str:
+        """Return the next line, or nothing where the peer has closed."""
+        while b"\n" not in self._buffer:
+            try:
+                data = self.socket.recv(65536)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                rest, self._buffer = self._buffer, b""
+                return rest.decode()
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        assert line.endswith(b"\r"), line
+        return line[:-1].decode("ascii")
+
+    def reply(self) -> str:
+        """Return one reply, its lines joined by newlines, "" where the connection is closed."""
+        lines = [self.line()]
+        while lines[-1][3:4] == "-":
+            lines.append(self.line())
+        return "\n".join(lines)
+
+    def ask(self, command: str) -> str:
+        self.send(command.encode() + b"\r\n")
+        return self.reply()
+
+    def start_tls(self) -> None:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self.socket = context.wrap_socket(self.socket)
+        self._buffer = b""
+
+    def is_closed(self) -> bool:
+        return self.line() == ""
