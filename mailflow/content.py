@@ -1,0 +1,45 @@
+"""The octets of messages in the spool: split into chunks, joined again (RFC 5321 §4.5.3.1.7 sets no upper size)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from mailflow.models import ContentChunk
+from mailflow.storage.base import CopyMissing
+
+CHUNK_OCTETS = 1024 * 1024
+
+
+def split(content: bytes) -> Iterator[bytes]:
+    """Cut into pieces of at most `CHUNK_OCTETS`; an empty message is one empty piece, unlike none."""
+    if len(content) <= CHUNK_OCTETS:
+        yield content
+        return
+    for start in range(0, len(content), CHUNK_OCTETS):
+        yield content[start : start + CHUNK_OCTETS]
+
+
+def read(message_id: str) -> bytes:
+    """Return the whole message as it was accepted; raise `CopyMissing` where nothing is kept of it."""
+    found = read_many([message_id])
+    if message_id not in found:
+        raise CopyMissing(f"the spool holds no content of {message_id}")
+    return found[message_id]
+
+
+def read_many(message_ids: Iterable[str]) -> dict[str, bytes]:
+    """Return the messages by id with one query; an id without content is left out. The caller bounds the batch."""
+    pieces: dict[str, list[bytes]] = {}
+    rows = (
+        ContentChunk.objects.filter(message_id__in=set(message_ids))
+        .order_by("message_id", "ordinal")
+        .values_list("message_id", "octets")
+    )
+    for message_id, octets in rows:
+        pieces.setdefault(message_id, []).append(bytes(octets))
+    return {message_id: b"".join(parts) for message_id, parts in pieces.items()}
+
+
+def delete(message_ids: Iterable[str]) -> None:
+    """Remove the content, in the caller's transaction; whether anybody still needs it is the caller's to know."""
+    ContentChunk.objects.filter(message_id__in=set(message_ids)).delete()

@@ -1,0 +1,42 @@
+"""Where delivered copies are kept: one interface, chosen by SMTP_STORAGE_TYPE (contract §4)."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class CopyMissing(Exception):
+    """The backend does not hold what its key names; the caller falls back on the spool, or says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One message to keep for one mailbox. `copy_id` is unique and stable: storing it twice leaves one copy."""
+
+    copy_id: str
+    message_id: str
+    user_address: str
+    folder: str
+    received_at: dt.datetime
+    content: bytes
+    seen: bool = False
+
+
+class Storage(Protocol):
+    """A backend. What is read back is bit for bit what was stored; `put` returns when the copy is on disk."""
+
+    name: str
+
+    def put(self, copy: Copy) -> str:
+        """Store durably and return the key; a second call with the same `copy_id` replaces nothing and adds nothing."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """Return the octets, or raise `CopyMissing`."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove; nothing happens where the key is unknown."""
+        ...
