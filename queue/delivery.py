@@ -1,0 +1,149 @@
+"""The relay leg: what happens to a claimed entry, step by step.
+
+claim → sort (ours or foreign) → route → carry → settle. `engine.py` runs these steps for many entries at once and keeps their
+leases; each step here takes values and returns values. An entry whose step fails unexpectedly is deferred, never lost: its
+lease runs out, or its result says so.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from django.utils import timezone
+
+from accounts import addresses
+from accounts.addresses import Resolution
+from accounts.dns.base import Resolver
+from accounts.names import Address, InvalidName, parse_address
+from mailflow import content
+from queue import claim, settle
+from queue.claim import Parcel
+from queue.outcome import Outcome, deferred, failed
+from queue.routing import RoutingPolicy, resolve_route
+from queue.settle import Result
+from queue.transports import local
+from queue.transports.base import Job, Route, Transport
+
+logger = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+MAX_CONTENT_OCTETS = 8 << 20  # what one load of several messages may take; a larger message is loaded alone
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """Claimed parcels by the way they go."""
+
+    ours: Sequence[tuple[Parcel, Resolution]]
+    foreign: Sequence[Parcel]
+    hopeless: Sequence[Result]
+
+
+def claim_due(
+    worker: str, *, limit: int, lease: dt.timedelta, entry_ids: Sequence[int] | None = None
+) -> Sorted:
+    """Step 1 and 2, in a database thread: lease due entries and look up which of them are ours."""
+    parcels = claim.claim(worker, limit=limit, now=timezone.now(), lease=lease, entry_ids=entry_ids)
+    return sort(parcels)
+
+
+def sort(parcels: Iterable[Parcel]) -> Sorted:
+    known: dict[Address, Resolution] = {}
+    ours: list[tuple[Parcel, Resolution]] = []
+    foreign: list[Parcel] = []
+    hopeless: list[Result] = []
+    for parcel in parcels:
+        try:
+            address = parse_address(parcel.recipient)
+        except InvalidName as error:
+            outcome = failed(f"The address is not valid: {error}.", transport="local", enhanced_code="5.1.3")
+            hopeless.append(_result(parcel, outcome, timezone.now()))
+            continue
+        resolution = known.get(address)
+        if resolution is None:
+            resolution = known[address] = addresses.resolve(address)
+        if resolution.is_local:
+            ours.append((parcel, resolution))
+        else:
+            foreign.append(parcel)
+    return Sorted(ours, foreign, hopeless)
+
+
+def deliver_ours(parcels: Sequence[tuple[Parcel, Resolution]]) -> list[Result]:
+    """Step 3 for our own addresses, in a thread: store the copies; large messages one at a time."""
+    results: list[Result] = []
+    for group in by_size(parcels, lambda pair: pair[0].size_octets):
+        started_at = timezone.now()
+        contents = content.read_many({parcel.message_id for parcel, _ in group})
+        present = [pair for pair in group if pair[0].message_id in contents]
+        results += [content_missing(parcel, started_at) for parcel, _ in group if parcel.message_id not in contents]
+        results += local.deliver(present, contents)
+    return results
+
+
+async def deliver_foreign(
+    parcels: Sequence[Parcel], octets: bytes, *, resolver: Resolver, policy: RoutingPolicy, transport: Transport
+) -> list[Result]:
+    """Steps 3 and 4 for one message to recipients of one domain: find the way and go it."""
+    started_at = timezone.now()
+    first = parcels[0]
+    route = await resolve_route(first.domain, resolver, policy)
+    outcomes = await _carry(parcels, octets, route, transport)
+    return [_result(parcel, outcomes[parcel.recipient], started_at) for parcel in parcels]
+
+
+async def _carry(
+    parcels: Sequence[Parcel], octets: bytes, route: Route | Outcome, transport: Transport
+) -> Mapping[str, Outcome]:
+    if isinstance(route, Outcome):
+        return {parcel.recipient: route for parcel in parcels}
+    first = parcels[0]
+    job = Job(
+        message_id=first.message_id,
+        trace_id=first.trace_id,
+        reverse_path=first.reverse_path,
+        recipients=[parcel.recipient for parcel in parcels],
+        content=octets,
+        body_type=first.body_type,
+    )
+    return await transport.deliver(job, route)
+
+
+def content_missing(parcel: Parcel, started_at: dt.datetime) -> Result:
+    """The message's octets cannot be found: deferred, for an operator may yet bring them back."""
+    logger.error("queue.content_missing", message_id=parcel.message_id, trace_id=parcel.trace_id)
+    words = "The content of the message cannot be found in the spool."
+    return _result(parcel, deferred(words, transport="local", enhanced_code="4.3.0"), started_at)
+
+
+def trouble(parcel: Parcel, started_at: dt.datetime, transport: str, error: Exception) -> Result:
+    """A bug or an unavailable part of our own: deferred (RFC 5321 §4.2.1, 4yz)."""
+    words = f"Local error in processing ({type(error).__name__})."
+    return _result(parcel, deferred(words, transport=transport, enhanced_code="4.3.0"), started_at)
+
+
+def write_down(results: Sequence[Result], *, worker: str) -> list[int]:
+    """Step 5, in a database thread: commit the ends of the attempts; return new entries to deliver."""
+    return settle.settle(results, worker=worker)
+
+
+def by_size(items: Sequence[T], octets_of: Callable[[T], int]) -> list[list[T]]:
+    """Cut into groups whose contents together stay below `MAX_CONTENT_OCTETS`; what is larger stands alone."""
+    groups: list[list[T]] = []
+    room = 0
+    for item in items:
+        octets = octets_of(item)
+        if not groups or octets > room:
+            groups.append([])
+            room = MAX_CONTENT_OCTETS
+        groups[-1].append(item)
+        room -= octets
+    return groups
+
+
+def _result(parcel: Parcel, outcome: Outcome, started_at: dt.datetime) -> Result:
+    return Result(parcel, outcome, started_at, timezone.now())

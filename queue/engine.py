@@ -1,0 +1,367 @@
+"""The delivery engine of one worker process: an event loop in a thread of its own that keeps many deliveries going.
+
+Celery only rings it with ids. It claims, delivers, renews its leases, settles in batches, looks for due entries by itself
+(so that mail flows while Redis is away), and drains at shutdown. A peer that takes five minutes holds one of its slots and
+nothing else. Started after a fork, never before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import random
+import secrets
+import socket
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import structlog
+import uvloop
+from django.conf import settings
+from django.db import close_old_connections, connection
+from django.utils import timezone
+
+from accounts.dns.base import Resolver
+from accounts.dns.dnspython import DnsPythonResolver
+from mailflow import content
+from queue import claim, delivery, routing
+from queue.claim import Parcel
+from queue.settle import Result
+from queue.transports.base import Transport
+from queue.transports.sandbox import SandboxTransport
+from queue.transports.smtp import SmtpTransport
+
+logger = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+MAX_IN_FLIGHT = 1000  # entries under lease; more wait in the database
+CLAIM_BATCH = 100
+SETTLE_BATCH = 200
+MAX_JOB_RECIPIENTS = 100
+MAX_LOADED_OCTETS = 128 << 20
+DRAIN_SECONDS = 6.0
+PAUSE_AFTER_TROUBLE_SECONDS = 1.0
+
+
+class Lane:
+    """What waits for one domain, in order; a few deliveries of it run at once and never more."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Parcel] = deque()
+        self.running = 0
+
+    def take(self) -> list[Parcel]:
+        """Take the next message with all its recipients that follow one another."""
+        first = self.waiting.popleft()
+        taken = [first]
+        while (
+            self.waiting
+            and self.waiting[0].message_id == first.message_id
+            and len(taken) < MAX_JOB_RECIPIENTS
+            and self.waiting[0].recipient not in {parcel.recipient for parcel in taken}
+        ):
+            taken.append(self.waiting.popleft())
+        return taken
+
+
+class Engine:
+    """Made by `current()`; `ring`, `sweep` and `drain` may be called from any thread."""
+
+    def __init__(self, *, transport: Transport | None = None, resolver: Resolver | None = None) -> None:
+        self.worker = f"{socket.gethostname()[:20]}:{os.getpid()}:{secrets.token_hex(3)}"
+        self._transport = transport
+        self._resolver = resolver
+        self._lease = dt.timedelta(seconds=settings.QUEUE_LEASE_SECONDS)
+        self._rung: OrderedDict[int, None] = OrderedDict()
+        self._in_flight: dict[int, Parcel] = {}
+        self._untouched: set[int] = set()
+        self._lanes: dict[str, Lane] = {}
+        self._running = 0
+        self._results: list[Result] = []
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._sweep_wanted = True
+        self._stopping = False
+        self._loaded_octets = 0
+        self._database = ThreadPoolExecutor(1, thread_name_prefix="engine-db")
+        self._files = ThreadPoolExecutor(2, thread_name_prefix="engine-files")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+
+    # --- called from other threads -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+            self._thread.start()
+            self._ready.wait()
+
+    def ring(self, entry_ids: Sequence[int]) -> None:
+        """Deliver these entries soon, as far as they are due and free."""
+        self._call(self._take_ring, list(entry_ids))
+
+    def sweep(self) -> None:
+        """Look for due entries that nobody rang for."""
+        self._call(self._want_sweep)
+
+    def drain(self, seconds: float = DRAIN_SECONDS) -> None:
+        """Claim nothing new, end what runs within `seconds`, give the rest back; returns when all is written down."""
+        if self._thread is not None:
+            self._call(self._stop, seconds)
+            self._thread.join(seconds + 2)
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    # --- the loop ------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._main())
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._settle_wanted = asyncio.Event()
+        self._drain_seconds = DRAIN_SECONDS
+        self._resolver = self._resolver or DnsPythonResolver(settings.DNS_SERVERS)
+        self._policy = routing.policy_from_settings()
+        if self._transport is None:
+            self._transport = SandboxTransport() if settings.DELIVERY_MODE == "sandbox" else SmtpTransport.from_settings()
+        self._ready.set()
+        logger.info("queue.engine_started", worker=self.worker)
+        settler = asyncio.create_task(self._settle_forever())
+        helpers = [asyncio.create_task(self._renew_forever()), asyncio.create_task(self._sweep_forever())]
+        await self._claim_forever()
+        await self._finish()
+        for task in [*helpers, settler]:
+            task.cancel()
+        await asyncio.gather(*helpers, settler, return_exceptions=True)
+        await self._transport.close()
+        logger.info("queue.engine_stopped", worker=self.worker)
+
+    def _take_ring(self, entry_ids: Iterable[int]) -> None:
+        for entry_id in entry_ids:
+            if entry_id not in self._in_flight:
+                self._rung[entry_id] = None
+        while len(self._rung) > 10 * MAX_IN_FLIGHT:  # the database remembers them
+            self._rung.popitem(last=False)
+            self._sweep_wanted = True
+        self._wake.set()
+
+    def _want_sweep(self) -> None:
+        self._sweep_wanted = True
+        self._wake.set()
+
+    def _stop(self, seconds: float) -> None:
+        self._stopping = True
+        self._drain_seconds = seconds
+        self._wake.set()
+
+    async def _claim_forever(self) -> None:
+        """Claim while there is room: what was rung for first, then whatever else is due."""
+        while not self._stopping:
+            room = MAX_IN_FLIGHT - len(self._in_flight)
+            if room < CLAIM_BATCH or not (self._rung or self._sweep_wanted):
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            ids = [self._rung.popitem(last=False)[0] for _ in range(min(CLAIM_BATCH, len(self._rung)))]
+            try:
+                found = await self._in_database(
+                    delivery.claim_due, self.worker, limit=CLAIM_BATCH, lease=self._lease, entry_ids=ids or None
+                )
+            except Exception as error:
+                logger.error("queue.claim_failed", cause=f"{type(error).__name__}: {error}")
+                self._sweep_wanted = True
+                await self._pause()
+                continue
+            if not ids:
+                self._sweep_wanted = bool(found.ours or found.foreign or found.hopeless)
+            self._dispatch(found)
+
+    async def _pause(self) -> None:
+        """Wait out a trouble, but not a shutdown."""
+        ends_at = asyncio.get_running_loop().time() + PAUSE_AFTER_TROUBLE_SECONDS
+        while not self._stopping and asyncio.get_running_loop().time() < ends_at:
+            await asyncio.sleep(0.1)
+
+    def _dispatch(self, found: delivery.Sorted) -> None:
+        for parcel in [*(parcel for parcel, _ in found.ours), *found.foreign, *(r.parcel for r in found.hopeless)]:
+            self._in_flight[parcel.entry_id] = parcel
+        self._ended(found.hopeless)
+        if found.ours:
+            self._spawn(self._deliver_ours(found.ours))
+        for parcel in found.foreign:
+            self._lanes.setdefault(parcel.domain, Lane()).waiting.append(parcel)
+            self._untouched.add(parcel.entry_id)
+        self._fill_lanes()
+
+    # --- deliveries ----------------------------------------------------------------------------------------------------
+
+    async def _deliver_ours(self, parcels: Sequence[tuple[Parcel, delivery.Resolution]]) -> None:
+        started_at = timezone.now()
+        try:
+            results = await self._in_files(delivery.deliver_ours, parcels)
+        except Exception as error:
+            logger.exception("queue.local_delivery_failed")
+            results = [delivery.trouble(parcel, started_at, "local", error) for parcel, _ in parcels]
+        self._ended(results)
+
+    def _fill_lanes(self) -> None:
+        """Start deliveries: at most SMTP_POOL_SIZE for a domain and SMTP_MAX_WORKERS in all, domains in turn."""
+        progress = True
+        while progress and not self._stopping:
+            progress = False
+            for lane in list(self._lanes.values()):
+                if self._running >= settings.SMTP_MAX_WORKERS or self._loaded_octets >= MAX_LOADED_OCTETS:
+                    return
+                if lane.waiting and lane.running < settings.SMTP_POOL_SIZE:
+                    parcels = lane.take()
+                    lane.running += 1
+                    self._running += 1
+                    self._loaded_octets += parcels[0].size_octets
+                    self._spawn(self._deliver_foreign(lane, parcels))
+                    progress = True
+
+    async def _deliver_foreign(self, lane: Lane, parcels: list[Parcel]) -> None:
+        first = parcels[0]
+        started_at = timezone.now()
+        self._untouched -= {parcel.entry_id for parcel in parcels}
+        try:
+            assert self._resolver is not None and self._transport is not None
+            octets = (await self._in_files(content.read_many, [first.message_id])).get(first.message_id)
+            if octets is None:
+                self._ended([delivery.content_missing(parcel, started_at) for parcel in parcels])
+                return
+            results = await delivery.deliver_foreign(
+                parcels, octets, resolver=self._resolver, policy=self._policy, transport=self._transport
+            )
+            self._ended(results)
+        except Exception as error:
+            logger.exception("queue.delivery_failed", message_id=first.message_id, trace_id=first.trace_id)
+            self._ended([delivery.trouble(parcel, started_at, "smtp", error) for parcel in parcels])
+        finally:
+            lane.running -= 1
+            self._running -= 1
+            self._loaded_octets -= first.size_octets
+            if not lane.waiting and not lane.running:
+                self._lanes.pop(first.domain, None)
+            self._fill_lanes()
+
+    def _spawn(self, job: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(job)  # type: ignore[arg-type]
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+
+    # --- ends ----------------------------------------------------------------------------------------------------------
+
+    def _ended(self, results: Sequence[Result]) -> None:
+        if results:
+            self._results.extend(results)
+            self._settle_wanted.set()
+
+    async def _settle_forever(self) -> None:
+        """Commit whatever ended while the last commit ran; what cannot be committed is kept and tried again."""
+        while True:
+            await self._settle_wanted.wait()
+            self._settle_wanted.clear()
+            while self._results:
+                batch, self._results = self._results[:SETTLE_BATCH], self._results[SETTLE_BATCH:]
+                await self._settle(batch)
+
+    async def _settle(self, batch: list[Result]) -> None:
+        while True:
+            try:
+                new_ids = await self._in_database(delivery.write_down, batch, worker=self.worker)
+                break
+            except Exception as error:
+                logger.error("queue.settle_failed", cause=f"{type(error).__name__}: {error}", results=len(batch))
+                await asyncio.sleep(PAUSE_AFTER_TROUBLE_SECONDS)
+        for result in batch:
+            self._in_flight.pop(result.parcel.entry_id, None)
+        self._take_ring(new_ids)
+        self._wake.set()
+
+    async def _renew_forever(self) -> None:
+        """Keep the leases of what is in flight; a worker that dies stops doing so, and others take over."""
+        while True:
+            await asyncio.sleep(self._lease.total_seconds() / 3)
+            ids = list(self._in_flight)
+            for start in range(0, len(ids), 500):
+                until = timezone.now() + self._lease
+                try:
+                    await self._in_database(claim.renew, self.worker, ids[start : start + 500], until=until)
+                except Exception as error:
+                    logger.error("queue.renew_failed", cause=f"{type(error).__name__}: {error}")
+
+    async def _sweep_forever(self) -> None:
+        """Look at the database from time to time: rings get lost, leases run out, retries come due."""
+        while True:
+            await asyncio.sleep(settings.SWEEP_INTERVAL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+            self._want_sweep()
+
+    async def _finish(self) -> None:
+        """End at shutdown: give back what was not begun, wait for the rest, write all down."""
+        given_back = list(self._untouched)
+        for entry_id in given_back:
+            self._in_flight.pop(entry_id, None)
+        self._lanes.clear()
+        ends_at = asyncio.get_running_loop().time() + self._drain_seconds
+        if given_back:
+            try:
+                await self._in_database(claim.give_back, self.worker, given_back, now=timezone.now())
+            except Exception as error:  # their leases run out
+                logger.error("queue.give_back_failed", cause=f"{type(error).__name__}: {error}")
+        while self._in_flight and asyncio.get_running_loop().time() < ends_at:
+            await asyncio.sleep(0.02)
+        for task in list(self._jobs):
+            task.cancel()
+
+    # --- threads -------------------------------------------------------------------------------------------------------
+
+    async def _in_database(self, function: Callable[..., T], *arguments: object, **named: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._database, lambda: _guarded(function, *arguments, **named)
+        )
+
+    async def _in_files(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._files, lambda: _guarded(function, *arguments))
+
+
+def _guarded(function: Callable[..., T], *arguments: object, **named: object) -> T:
+    """Run with a live connection; after a failure the next call gets a fresh one."""
+    try:
+        return function(*arguments, **named)
+    except Exception:
+        connection.close()
+        raise
+    finally:
+        close_old_connections()
+
+
+_lock = threading.Lock()
+_instance: Engine | None = None
+_instance_pid = 0
+
+
+def current() -> Engine:
+    """Return this process's engine, made and started at first use; a child after a fork gets its own."""
+    global _instance, _instance_pid
+    with _lock:
+        if _instance is None or _instance_pid != os.getpid():
+            _instance, _instance_pid = Engine(), os.getpid()
+        engine = _instance
+    engine.start()
+    return engine
+
+
+def drain() -> None:
+    """Drain this process's engine, where there is one."""
+    if _instance is not None and _instance_pid == os.getpid():
+        _instance.drain()

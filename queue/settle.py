@@ -1,0 +1,236 @@
+"""Write down how attempts ended: entries, attempts, events, filed copies, DSNs and message status, in one transaction."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils import timezone
+
+from mailflow import content, events, receiver
+from mailflow.errors import Refused
+from mailflow.ids import new_row_id
+from mailflow.mailboxes import NewFiling, file_copies
+from mailflow.models import Event, Message
+from mailflow.spool.insert import bulk_insert
+from mailflow.storage.base import CopyMissing
+from queue import message_status
+from queue.claim import Parcel
+from queue.models import Attempt, Entry
+from queue.outcome import Kind, Outcome, failed
+from queue.report import failure_reports
+from queue.schedule import End, Step, next_step
+
+logger = structlog.get_logger(__name__)
+
+_ATTEMPT_FIELDS = (
+    "id", "entry_id", "number", "started_at", "ended_at", "outcome", "transport", "next_hop", "tls", "code",
+    "enhanced_code", "reply", "worker",
+)  # fmt: skip
+_UPDATE = (
+    "UPDATE {table} SET status = %s, next_attempt_at = %s, attempts = %s, lease = '', last_reply = %s, finished_at = %s"
+    " WHERE id = %s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The end of one attempt. `filing`: the copy that is still to be given its place; `forward`: the mail that replaces it."""
+
+    parcel: Parcel
+    outcome: Outcome
+    started_at: dt.datetime
+    ended_at: dt.datetime
+    filing: NewFiling | None = None
+    forward: receiver.Submission | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    result: Result
+    step: Step
+    attempts: int
+
+    @property
+    def parcel(self) -> Parcel:
+        return self.result.parcel
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.result.outcome
+
+
+def settle(results: Sequence[Result], *, worker: str) -> list[int]:
+    """Commit the results; return the ids of entries that came of it (DSNs, forwards), to be rung.
+
+    A result counts only while its entry is open and this worker's lease on it stands; but a delivery that happened is
+    written down even if the lease ran out meanwhile, for that saves a duplicate.
+    """
+    with transaction.atomic():
+        filed = _file(results)
+        mine = _still_ours(filed, worker)
+        forwarded, new_ids = _forward(mine)
+        now = timezone.now()
+        settled = [_judge(result, now) for result in forwarded]
+        _update_entries(settled, now)
+        _insert_attempts(settled, worker)
+        events.record(_event(item, worker) for item in settled)
+        new_ids += _report_failures(settled, now)
+        message_status.refresh({item.parcel.message_id for item in settled})
+    return new_ids
+
+
+def _file(results: Sequence[Result]) -> list[Result]:
+    """Give copies their UIDs; an account that is gone meanwhile turns the delivery into a failure."""
+    filings = [result.filing for result in results if result.filing is not None]
+    answers = iter(file_copies(filings))
+    return [
+        result
+        if result.filing is None or next(answers) is not None
+        else replace(
+            result, outcome=failed("The mailbox does not exist any more.", transport="local", enhanced_code="5.1.1")
+        )
+        for result in results
+    ]
+
+
+def _still_ours(results: Sequence[Result], worker: str) -> list[Result]:
+    entry_ids = [result.parcel.entry_id for result in results]
+    locked = Entry.objects.filter(pk__in=entry_ids, status__in=Entry.OPEN).order_by("pk").select_for_update(no_key=True)
+    leases = dict(locked.values_list("pk", "lease"))
+    return [
+        result
+        for result in results
+        if result.parcel.entry_id in leases
+        and (leases[result.parcel.entry_id] == worker or result.outcome.kind is Kind.DELIVERED)
+    ]
+
+
+def _forward(results: Sequence[Result]) -> tuple[list[Result], list[int]]:
+    """Hand forwarded mail in by the front door, in this transaction; what the door refuses is a failure."""
+    settled, new_ids = [], []
+    for result in results:
+        if result.forward is not None:
+            try:
+                new_ids += receiver.accept_within([result.forward])
+            except Refused as refusal:
+                words = f"Forwarding was refused: {refusal.reason}."
+                result = replace(result, outcome=failed(words, transport="local", enhanced_code=refusal.reply.enhanced_code))
+        settled.append(result)
+    return settled, new_ids
+
+
+def _judge(result: Result, now: dt.datetime) -> _Settled:
+    parcel = result.parcel
+    attempts = parcel.attempts + 1
+    step = next_step(
+        result.outcome,
+        attempts=attempts,
+        max_attempts=parcel.max_attempts,
+        now=now,
+        expires_at=parcel.expires_at,
+        delays=settings.RETRY_SCHEDULE,
+        fraction=random.random(),  # noqa: S311  (spreads load, keeps no secret)
+    )
+    return _Settled(result, step, attempts)
+
+
+_STATUS = {
+    End.DELIVERED: Entry.Status.DELIVERED.value,
+    End.RETRY: Entry.Status.RETRY.value,
+    End.BOUNCED: Entry.Status.BOUNCED.value,
+}
+
+
+def _update_entries(settled: Sequence[_Settled], now: dt.datetime) -> None:
+    adapt = connection.ops.adapt_datetimefield_value
+    ended_at = adapt(now)
+    rows = [
+        (
+            _STATUS[item.step.end],
+            adapt(item.step.next_attempt_at) if item.step.next_attempt_at else None,
+            item.attempts,
+            events.clean_text(item.outcome.reply),
+            None if item.step.end is End.RETRY else ended_at,
+            item.parcel.entry_id,
+        )
+        for item in settled
+    ]
+    if rows:
+        with connection.cursor() as cursor:
+            cursor.executemany(_UPDATE.format(table=connection.ops.quote_name(Entry._meta.db_table)), rows)
+
+
+def _insert_attempts(settled: Sequence[_Settled], worker: str) -> None:
+    rows = [
+        (
+            new_row_id(),
+            item.parcel.entry_id,
+            item.attempts,
+            item.result.started_at,
+            item.result.ended_at,
+            item.outcome.kind.value,
+            item.outcome.transport,
+            events.clean_text(item.outcome.next_hop, 300),
+            item.outcome.tls[:60],
+            item.outcome.code,
+            item.outcome.enhanced_code[:12],
+            events.clean_text(item.outcome.reply),
+            worker,
+        )
+        for item in settled
+    ]
+    bulk_insert(Attempt, _ATTEMPT_FIELDS, rows)
+
+
+def _event(item: _Settled, worker: str) -> events.NewEvent:
+    parcel, outcome, step = item.parcel, item.outcome, item.step
+    hop = f" by {outcome.next_hop}" if outcome.next_hop else ""
+    match step.end:
+        case End.DELIVERED if item.result.forward is not None:
+            kind, summary = Event.Kind.FORWARDED, outcome.reply
+        case End.DELIVERED if outcome.transport == "sandbox":
+            kind, summary = Event.Kind.CAPTURED, f"For {parcel.recipient}: {outcome.reply}."
+        case End.DELIVERED:
+            kind, summary = Event.Kind.DELIVERED, f"{parcel.recipient}: taken{hop} at attempt {item.attempts}."
+        case End.RETRY:
+            kind, summary = Event.Kind.DEFERRED, f"{parcel.recipient}: attempt {item.attempts} deferred{hop}; {step.reason}."
+        case End.BOUNCED:
+            kind, summary = Event.Kind.BOUNCED, f"{parcel.recipient}: given up after attempt {item.attempts}{hop}; {step.reason}."
+    return events.NewEvent(
+        kind=kind.value,
+        summary=summary,
+        message_id=parcel.message_id,
+        entry_id=parcel.entry_id,
+        recipient=parcel.recipient,
+        reply=" ".join(filter(None, [str(outcome.code or ""), outcome.reply])),
+        actor=worker,
+        trace_id=parcel.trace_id,
+        created_at=item.result.ended_at,
+    )
+
+
+def _report_failures(settled: Iterable[_Settled], now: dt.datetime) -> list[int]:
+    """Send the senders of what bounced their DSN, in this transaction (RFC 3464, RFC 5321 §6.1); return the new entries' ids."""
+    bounced: defaultdict[str, list[_Settled]] = defaultdict(list)
+    for item in settled:
+        if item.step.end is End.BOUNCED:
+            bounced[item.parcel.message_id].append(item)
+    if not bounced:
+        return []
+    messages = Message.objects.in_bulk(list(bounced))
+    new_ids: list[int] = []
+    for message_id, items in bounced.items():
+        try:
+            original = content.read(message_id)
+        except CopyMissing:
+            original = b""
+        failures = [(item.parcel, item.outcome, item.result.ended_at) for item in items]
+        new_ids += failure_reports(messages[message_id], failures, original=original, now=now)
+    return new_ids

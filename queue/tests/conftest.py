@@ -1,0 +1,81 @@
+"""The cast of the queue's tests: Alice has a mailbox at example.com; an engine runs on what the test gives it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from accounts.dns.memory import MemoryResolver
+from accounts.models import Domain, Organization, User
+from accounts.names import parse_address
+from mailflow import receiver
+from mailflow.models import Message
+from mailflow.smtp.envelope import Envelope, Recipient
+from mailflow.spool.accepted import Origin
+from queue.engine import Engine
+from queue.models import Entry
+from queue.transports.memory import MemoryTransport
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    organization = Organization.objects.create(name="Example")
+    Domain.objects.create(name="example.com", organization=organization, is_trusted=True)
+    return User.objects.create_user("alice", "alice@example.com", "correct horse", organization=organization)
+
+
+@pytest.fixture
+def accept(db: None) -> Callable[..., list[int]]:
+    """Accept a message by the front door; return its entries' ids."""
+
+    def accept_message(*recipients: str, sender: str | None = "alice@example.com", notify: str = "", body: bytes = b"x\r\n") -> list[int]:
+        envelope = Envelope(
+            parse_address(sender) if sender else None,
+            [Recipient(parse_address(recipient), notify) for recipient in recipients],
+        )
+        submission = receiver.Submission(
+            source=Message.Source.SUBMISSION.value,
+            envelope=envelope,
+            origin=Origin(protocol="ESMTP", trace_id="trace"),
+            content=b"Subject: test\r\nMessage-ID: <m@example.com>\r\n\r\n" + body,
+        )
+        with transaction.atomic():
+            return receiver.accept_within([submission])
+
+    return accept_message
+
+
+@contextmanager
+def running_engine(transport: Any = None, resolver: Any = None) -> Iterator[Engine]:
+    engine = Engine(transport=transport or MemoryTransport(), resolver=resolver or MemoryResolver())
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.drain(2)
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 15) -> Any:
+    """Return the condition's first true value; fail where it does not come."""
+    ends_at = time.monotonic() + seconds
+    while time.monotonic() < ends_at:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.01)  # polling another thread's work, bounded above
+    raise AssertionError("it did not happen in time")
+
+
+def open_entries() -> int:
+    return Entry.objects.filter(next_attempt_at__isnull=False).count()
+
+
+@pytest.fixture
+def postgresql_only() -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("PostgreSQL's row locks are what is tested")

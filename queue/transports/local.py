@@ -1,0 +1,103 @@
+"""Deliver to our own addresses: copies for mailboxes, forwards for aliases (contract §3).
+
+Runs in a thread. The copy is stored durably here; its place in the mailbox, or the forwarded mail, is committed together with
+the end of the queue entry (`queue.settle`), so neither can be there twice or be missing.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Mapping
+
+from django.conf import settings
+from django.utils import timezone
+
+from accounts.addresses import Found, Resolution
+from accounts.names import InvalidName, parse_address
+from mailflow.errors import Unavailable
+from mailflow.mailboxes import INBOX, NewFiling, QuotaVerdict, quota_verdict
+from mailflow.message.trace import return_path_line
+from mailflow.models import Message
+from mailflow.receiver import Submission
+from mailflow.smtp.envelope import Envelope, Recipient
+from mailflow.spool.accepted import Origin
+from mailflow.storage import registry
+from mailflow.storage.base import Copy, Storage
+from queue.claim import Parcel
+from queue.outcome import Kind, Outcome, deferred, failed
+from queue.settle import Result
+
+TRANSPORT = "local"
+
+
+def deliver(parcels: list[tuple[Parcel, Resolution]], contents: Mapping[str, bytes]) -> list[Result]:
+    """Store copies and prepare forwards; answers one result for each parcel and raises nothing."""
+    storage = registry.current()
+    return [_deliver_one(parcel, resolution, contents[parcel.message_id], storage) for parcel, resolution in parcels]
+
+
+def _deliver_one(parcel: Parcel, resolution: Resolution, content: bytes, storage: Storage) -> Result:
+    started_at = timezone.now()
+    filing: NewFiling | None = None
+    forward: Submission | None = None
+    match resolution.found:
+        case Found.MAILBOX:
+            outcome, filing = _file(parcel, resolution, content, storage, started_at)
+        case Found.ALIAS:
+            outcome, forward = _forward(parcel, resolution, content)
+        case _:
+            outcome = failed("There is no such mailbox here.", transport=TRANSPORT, enhanced_code="5.1.1")
+    return Result(parcel, outcome, started_at, timezone.now(), filing, forward)
+
+
+def _file(
+    parcel: Parcel, resolution: Resolution, content: bytes, storage: Storage, now: dt.datetime
+) -> tuple[Outcome, NewFiling | None]:
+    octets = return_path_line(parcel.reverse_path) + content
+    verdict = quota_verdict(resolution.used_octets, len(octets), resolution.quota_octets)
+    if verdict is QuotaVerdict.FAR_OVER:
+        return failed("The mailbox is full.", transport=TRANSPORT, enhanced_code="5.2.2"), None
+    if verdict is QuotaVerdict.OVER:
+        return deferred("The mailbox is full.", transport=TRANSPORT, enhanced_code="4.2.2"), None
+    assert resolution.user_id is not None
+    copy = Copy(str(parcel.entry_id), parcel.message_id, resolution.user_address, INBOX, parcel.created_at, octets)
+    try:
+        key = storage.put(copy)
+    except Unavailable as trouble:
+        return deferred(f"The mail store is not available: {trouble.cause}", transport=TRANSPORT, enhanced_code="4.3.1"), None
+    filing = NewFiling(
+        user_id=resolution.user_id,
+        message_id=parcel.message_id,
+        entry_id=parcel.entry_id,
+        recipient=parcel.recipient,
+        internal_date=now,
+        size_octets=len(octets),
+        digest=hashlib.sha256(octets).hexdigest(),
+        storage=storage.name,
+        storage_key=key,
+    )
+    hop = f"{resolution.user_address}/{INBOX}"
+    return Outcome(Kind.DELIVERED, f"filed in {hop}", TRANSPORT, 250, "2.0.0", next_hop=hop), filing
+
+
+def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Outcome, Submission | None]:
+    try:
+        targets = [Recipient(parse_address(target)) for target in resolution.targets]
+        reverse_path = parse_address(parcel.reverse_path) if parcel.reverse_path else None
+    except InvalidName as error:
+        return failed(f"The alias cannot be followed: {error}.", transport=TRANSPORT, enhanced_code="5.1.3"), None
+    submission = Submission(
+        source=Message.Source.FORWARD.value,
+        envelope=Envelope(reverse_path, targets, body_type=parcel.body_type),
+        origin=Origin(
+            protocol="INTERNAL",
+            trace_id=parcel.trace_id,
+            helo=settings.SMTP_HOSTNAME,
+            organization_id=resolution.organization_id,
+        ),
+        content=content,
+    )
+    names = ", ".join(str(target.address) for target in targets)
+    words = f"{parcel.recipient} is an alias: forwarded to {names}"
+    return Outcome(Kind.DELIVERED, words, TRANSPORT, 250, "2.0.0", next_hop=names[:300]), submission
