@@ -1,0 +1,102 @@
+"""Admin pages of people: users, with their password form, and groups. No hash is shown anywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group
+from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from accounts.admin.base import Admin
+from accounts.models import User
+
+if TYPE_CHECKING:
+    from django.contrib.auth.forms import AdminPasswordChangeForm, AdminUserCreationForm
+
+    _UserAdmin = DjangoUserAdmin[Any]
+    _Group = DjangoGroupAdmin
+    _UserForm = forms.ModelForm[User]
+    UserCreationForm = AdminUserCreationForm[User]
+else:
+    from unfold.forms import AdminPasswordChangeForm, UserCreationForm
+
+    _UserAdmin, _Group, _UserForm = DjangoUserAdmin, DjangoGroupAdmin, forms.ModelForm
+
+_POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")
+
+admin.site.unregister(Group)
+
+
+@admin.register(Group)
+class GroupAdmin(_Group, Admin):
+    """Django's own page, in our theme."""
+
+
+@admin.register(User)
+class UserAdmin(_UserAdmin, Admin):
+    """Accounts. They are switched off rather than deleted here: their mail and its copies would be left behind.
+
+    Staff who are no superusers can neither give powers nor touch a superuser's account.
+    """
+
+    form = _UserForm
+    add_form = UserCreationForm
+    change_password_form = AdminPasswordChangeForm
+    list_display = [
+        "username", "email", "organization", "is_organization_admin", "is_staff", "is_active", "room", "last_login",
+    ]  # fmt: skip
+    list_filter = ["is_active", "is_staff", "is_superuser", "is_organization_admin"]
+    list_select_related = ["organization"]
+    search_fields = ["username", "email", "first_name", "last_name", "organization__name"]
+    autocomplete_fields = ["organization"]
+    readonly_fields = ["password_state", "room", "last_login", "date_joined"]
+    fieldsets = [
+        (None, {"fields": ["username", "email", "password_state", "is_active"]}),
+        ("Person", {"fields": ["first_name", "last_name"]}),
+        ("Mail", {"fields": ["organization", "is_organization_admin", "quota_mb", "room"]}),
+        ("Powers", {"fields": list(_POWERS)}),
+        ("Dates", {"fields": ["last_login", "date_joined"]}),
+    ]
+    add_fieldsets = [
+        (
+            None,
+            {"fields": ["username", "email", "organization", "quota_mb", "usable_password", "password1", "password2"]},
+        )
+    ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        fields = list(super().get_readonly_fields(request, obj))
+        return fields if _is_superuser(request) else [*fields, *_POWERS]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        if obj is not None and obj.is_superuser and not _is_superuser(request):
+            return False
+        return super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @admin.display(description="password")
+    def password_state(self, user: User) -> SafeString:
+        state = (
+            "Set; it can be changed, not read." if user.has_usable_password() else "None: no log-in with a password."
+        )
+        address = reverse("admin:auth_user_password_change", args=[user.pk])
+        return format_html('{} <a href="{}" class="text-link">Change the password</a>', state, address)
+
+    @admin.display(description="room used", ordering="used_octets")
+    def room(self, user: User) -> str:
+        used = filesizeformat(user.used_octets)
+        return f"{used} of {user.quota_mb} MiB" if user.quota_mb else f"{used}, no limit"
+
+
+def _is_superuser(request: HttpRequest) -> bool:
+    return request.user.is_active and request.user.is_superuser

@@ -1,0 +1,57 @@
+"""`manage.py createapikey`: prints a key that works, or one clear line."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from accounts import keys
+from accounts.models import User
+
+pytestmark = pytest.mark.django_db
+
+
+def run(*arguments: str) -> str:
+    out = StringIO()
+    call_command("createapikey", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_the_printed_key_works_and_is_the_first_superusers() -> None:
+    root = User.objects.create_superuser("root", "root@example.com")
+    key = keys.authenticate(run("--name", "production", "--limit", "100").splitlines()[-1])
+    assert key is not None and (key.name, key.daily_limit, key.user) == ("production", 100, root)
+
+
+def test_the_limit_is_15_unless_given_and_the_user_may_be_named_by_address() -> None:
+    alice = User.objects.create_user("alice", "alice@example.com")
+    text = run("--name", "n", "--user", "alice@example.com", "--test").splitlines()[-1]
+    key = keys.authenticate(text)
+    assert text.startswith("sk_test_") and key is not None and (key.daily_limit, key.user) == (15, alice)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--name", "n", "--limit", "0"], "--limit must be from 1"),
+        (["--name", "n", "--limit", "99999999999"], "--limit must be from 1"),
+        (["--name", " "], "--name must have"),
+        (["--name", "n" * 101], "--name must have"),
+        (["--name", "n", "--user", "nobody"], "no user 'nobody'"),
+        (["--name", "n"], "no superuser yet"),
+        (["--limit", "5"], "--name"),
+        (["--name", "n", "--limit", "many"], "--limit"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments: list[str], words: str) -> None:
+    with pytest.raises(CommandError) as error:
+        run(*arguments)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        call_command("createapikey", "--help")
+    assert "manage.py createapikey --name production --limit 100" in capsys.readouterr().out

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from dnslib import QTYPE, RCODE, RR
+from dnslib.server import BaseResolver, DNSLogger, DNSServer
+
+from accounts.dns.base import DnsUnavailable, MailExchanger, NoSuchDomain, Resolver
+from accounts.dns.cache import AnswerCache
+from accounts.dns.dnspython import DnsPythonResolver
+from accounts.dns.memory import MemoryResolver
+
+
+class Zone(BaseResolver):  # type: ignore[misc]
+    """Answers from `records`; SERVFAIL for the questions in `broken`; notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.address = ("", 0)
+        self.records: dict[tuple[str, str], list[str]] = {}
+        self.broken: set[tuple[str, str]] = set()
+        self.asked: list[tuple[str, str]] = []
+
+    def resolve(self, request, handler):  # type: ignore[no-untyped-def]
+        name, kind = str(request.q.qname).rstrip(".").lower(), QTYPE[request.q.qtype]
+        self.asked.append((name, kind))
+        reply = request.reply()
+        if (name, kind) in self.broken:
+            reply.header.rcode = RCODE.SERVFAIL
+            return reply
+        alias = self.records.get((name, "CNAME"), [])
+        for target in alias:
+            reply.add_answer(*RR.fromZone(f"{name}. 60 CNAME {target}"))
+        owner = alias[0].rstrip(".") if alias else name
+        for record in self.records.get((owner, kind), []):
+            reply.add_answer(*RR.fromZone(f"{owner}. 60 {kind} {record}"))
+        if not any(known == owner or known.endswith("." + owner) for known, _ in self.records):
+            reply.header.rcode = RCODE.NXDOMAIN
+        return reply
+
+
+@pytest.fixture
+def zone(served_zone: Zone) -> Zone:
+    zone = served_zone
+    zone.asked = []
+    zone.records = {
+        ("example.test", "MX"): ["20 b.example.test.", "10 A.Example.test."],
+        ("a.example.test", "A"): ["192.0.2.1", "192.0.2.2"],
+        ("a.example.test", "AAAA"): ["2001:db8::1"],
+        ("b.example.test", "AAAA"): ["2001:db8::2"],
+        ("null.test", "MX"): ["0 ."],
+        ("text.test", "TXT"): ['"nothing else"'],
+        ("broken.test", "TXT"): ['"nothing else"'],
+        ("www.alias.test", "CNAME"): ["a.example.test."],
+    }
+    zone.broken = {("broken.test", "MX"), ("broken.test", "A"), ("broken.test", "AAAA")}
+    return zone
+
+
+@pytest.fixture(scope="module")
+def served_zone() -> Iterator[Zone]:
+    """A zone and a real server for it, over UDP and TCP."""
+    zone = Zone()
+    quiet = DNSLogger("-request,-reply,-truncated,-error", prefix=False)
+    udp = DNSServer(zone, address="127.0.0.1", port=0, logger=quiet)
+    address = udp.server.server_address[:2]
+    tcp = DNSServer(zone, address=address[0], port=address[1], tcp=True, logger=quiet)
+    udp.start_thread()
+    tcp.start_thread()
+    zone.address = address
+    yield zone
+    for part in (udp, tcp):
+        part.stop()
+        part.server.server_close()
+
+
+@pytest.fixture
+def server(zone: Zone) -> tuple[str, int]:
+    return zone.address
+
+
+@pytest.fixture(params=["memory", "dnspython"])
+def resolver(request: pytest.FixtureRequest) -> Resolver:
+    if request.param == "dnspython":
+        return DnsPythonResolver([request.getfixturevalue("server")])
+    return MemoryResolver(
+        exchangers={"example.test": [(20, "b.example.test"), (10, "a.example.test")], "null.test": [(0, "")]},
+        hosts={
+            "a.example.test": ["2001:db8::1", "192.0.2.1", "192.0.2.2"],
+            "b.example.test": ["2001:db8::2"],
+            "text.test": [],
+            "www.alias.test": ["192.0.2.1", "192.0.2.2", "2001:db8::1"],
+        },
+        fail={"mx broken.test", "addresses broken.test"},
+    )
+
+
+# --- the contract of every resolver ---
+
+
+def test_exchangers_are_lower_case_without_trailing_dot(resolver: Resolver) -> None:
+    found = asyncio.run(resolver.mx("Example.TEST."))
+    assert sorted(found, key=lambda mx: mx.preference) == [
+        MailExchanger(10, "a.example.test"),
+        MailExchanger(20, "b.example.test"),
+    ]
+
+
+def test_the_null_mx_is_an_empty_host(resolver: Resolver) -> None:
+    assert list(asyncio.run(resolver.mx("null.test"))) == [MailExchanger(0, "")]
+
+
+def test_addresses_are_those_of_both_families_and_ipv6_comes_last(resolver: Resolver) -> None:
+    found = asyncio.run(resolver.addresses("a.example.test"))
+    assert sorted(found[:2]) == ["192.0.2.1", "192.0.2.2"]
+    assert list(found[2:]) == ["2001:db8::1"]
+    assert list(asyncio.run(resolver.addresses("b.example.test"))) == ["2001:db8::2"]
+
+
+def test_an_alias_is_followed(resolver: Resolver) -> None:
+    assert len(asyncio.run(resolver.addresses("www.alias.test"))) == 3
+
+
+def test_a_name_without_such_a_record_answers_empty(resolver: Resolver) -> None:
+    assert list(asyncio.run(resolver.mx("text.test"))) == []
+    assert list(asyncio.run(resolver.addresses("text.test"))) == []
+    assert list(asyncio.run(resolver.addresses("alias.test"))) == []
+
+
+@pytest.mark.parametrize("name", ["nowhere.test", "example", "a..test", "x" * 64 + ".test", "y." * 130 + "test"])
+def test_a_name_that_does_not_exist_is_said_to(resolver: Resolver, name: str) -> None:
+    with pytest.raises(NoSuchDomain):
+        asyncio.run(resolver.mx(name))
+    with pytest.raises(NoSuchDomain):
+        asyncio.run(resolver.addresses(name))
+
+
+def test_a_failing_server_is_not_a_missing_name(resolver: Resolver) -> None:
+    with pytest.raises(DnsUnavailable):
+        asyncio.run(resolver.mx("broken.test"))
+    with pytest.raises(DnsUnavailable):
+        asyncio.run(resolver.addresses("broken.test"))
+
+
+# --- the network's resolver ---
+
+
+def test_one_family_is_enough_where_the_other_fails(zone: Zone, server: tuple[str, int]) -> None:
+    zone.broken |= {("a.example.test", "AAAA"), ("text.test", "AAAA")}
+    resolver = DnsPythonResolver([server])
+    assert sorted(asyncio.run(resolver.addresses("a.example.test"))) == ["192.0.2.1", "192.0.2.2"]
+    with pytest.raises(DnsUnavailable):
+        asyncio.run(resolver.addresses("text.test"))
+
+
+def test_a_silent_server_is_passed_over_for_the_next_on_another_port(server: tuple[str, int]) -> None:
+    async def ask() -> int:
+        loop = asyncio.get_running_loop()
+        silent, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, ("127.0.0.1", 0))
+        silent_address = silent.get_extra_info("sockname")
+        found = await DnsPythonResolver([silent_address, server], timeout_seconds=0.1).mx("example.test")
+        with pytest.raises(DnsUnavailable):
+            await DnsPythonResolver([silent_address], timeout_seconds=0.1, lifetime_seconds=0.2).mx("example.test")
+        silent.close()
+        return len(found)
+
+    assert asyncio.run(ask()) == 2
+
+
+def test_a_truncated_answer_is_fetched_over_tcp(zone: Zone, server: tuple[str, int]) -> None:
+    zone.records["many.test", "MX"] = [f"10 a-rather-long-name-for-a-host-{number}.many.test." for number in range(200)]
+    assert len(asyncio.run(DnsPythonResolver([server]).mx("many.test"))) == 200
+
+
+def test_answers_are_kept_and_failures_are_not(zone: Zone, server: tuple[str, int]) -> None:
+    resolver = DnsPythonResolver([server])
+
+    async def ask() -> None:
+        for _ in range(2):
+            await resolver.mx("example.test")
+            await resolver.mx("text.test")
+            for name, error in (("nowhere.test", NoSuchDomain), ("broken.test", DnsUnavailable)):
+                with pytest.raises(error):
+                    await resolver.mx(name)
+
+    asyncio.run(ask())
+    counts = {name: zone.asked.count((name, "MX")) for name in ("example.test", "text.test", "nowhere.test")}
+    assert counts == {"example.test": 1, "text.test": 1, "nowhere.test": 1}
+    assert zone.asked.count(("broken.test", "MX")) == 2
+
+
+# --- the cache ---
+
+
+def test_the_cache_forgets_after_the_ttl_and_sooner_what_does_not_exist() -> None:
+    now = [0.0]
+    cache = AnswerCache(clock=lambda: now[0])
+    cache.put(("a.test", "A"), ("192.0.2.1",), 10**9)
+    cache.put(("b.test", "A"), None, 10**9)
+    cache.put(("c.test", "A"), ("192.0.2.1",), 0)
+    assert cache.get(("b.test", "A")) is None
+    now[0] = 301.0
+    assert cache.get(("a.test", "A")) == ("192.0.2.1",)
+    for name in ("b.test", "c.test"):
+        with pytest.raises(KeyError):
+            cache.get((name, "A"))
+    now[0] = 3601.0
+    with pytest.raises(KeyError):
+        cache.get(("a.test", "A"))
+
+
+def test_the_cache_is_bounded_and_keeps_what_is_used() -> None:
+    cache = AnswerCache(max_entries=3)
+    for number in range(10):
+        cache.put((f"{number}.test", "A"), (), 60)
+        cache.put(("used.test", "A"), (), 60)
+    assert len(cache) == 3
+    assert cache.get(("used.test", "A")) == ()
