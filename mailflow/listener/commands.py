@@ -361,6 +361,7 @@ class SmtpSession(SmtpConnection):
             self._note_refusal("content", refusal.reply, refusal.reason, transaction.envelope)
             raise
         counters.add("smtp.messages.accepted")
+        counters.observe("message_octets", collector.octets)
         counters.observe("processing_ms", (self.loop.time() - started_at) * 1000)
         await self.say(Reply(250, "0.0", f"OK queued as {receipt.message_id}"))
 

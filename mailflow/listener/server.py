@@ -111,7 +111,7 @@ class Listener:
         for session in list(self._connections):
             session.end(SHUTTING_DOWN)
         counters.gauge("smtp.connections.active", 0)
-        await self.loop.run_in_executor(None, counters.flush)
+        await self._ask(counters.stop)
         self._database.shutdown(wait=False, cancel_futures=True)
         self._auth.shutdown(wait=False, cancel_futures=True)
 

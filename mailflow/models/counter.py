@@ -18,7 +18,7 @@ class Counter(models.Model):
 class Gauge(models.Model):
     """One row is a live figure of one process, such as its open connections.
 
-    Its process renews it every few seconds; a row that is not fresh belongs to a process that is no more, and counts nothing.
+    Its process renews it every few seconds; a row that is not fresh is of a process that is no more: it counts nothing.
     """
 
     pk = models.CompositePrimaryKey("name", "process")

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from prometheus_client import start_http_server
 
+from mailflow import counters
 from mailflow.listener.server import Listener, ListenError, tls_context
 
 
@@ -39,6 +40,7 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
         ports = await listener.start()
+        counters.start()
         _serve_metrics()
         self.stdout.write(f"SMTP is listening on {settings.SMTP_HOST}, ports {', '.join(map(str, ports))}.")
         await stopped.wait()

@@ -1,0 +1,172 @@
+"""Count what happens, in memory, and add it to the database about once a second.
+
+The sums are the whole system's and outlive every process; what a process had counted in its last second may die with
+it. A process that counts calls `start()` once; without it (tests, commands) nothing is written until `flush()`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping
+
+from django.db import Error, connection, transaction
+from django.utils import timezone
+
+from mailflow.models.counter import Counter, Gauge
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 1.0
+RENEW_SECONDS = 5.0
+STARTED = "process.started_at_ms"
+
+HISTOGRAMS: Mapping[str, tuple[int, ...]] = {
+    "processing_ms": (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000),
+    "message_octets": (1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864),
+}
+OVER = "inf"
+
+
+class Counters:
+    """One per process; its methods may be called from any thread and never touch the database, except `flush`."""
+
+    def __init__(self) -> None:
+        self._started = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._sums: dict[str, int] = defaultdict(int)
+        self._gauges: dict[str, int] = {}
+        self._changed = False
+        self._renewed = 0.0
+        self._thread: threading.Thread | None = None
+        self._process = f"{socket.gethostname()[:60]}:{os.getpid()}:{time.time_ns() // 1_000_000}"
+
+    def after_fork(self) -> None:
+        """Begin anew in the child: what was counted before the fork is the parent's to write."""
+        self._reset()
+        if self._started:
+            self.gauge(STARTED, time.time_ns() // 1_000_000)
+
+    def add(self, name: str, amount: int = 1) -> None:
+        with self._lock:
+            self._sums[name] += amount
+        self._ensure_thread()
+
+    def gauge(self, name: str, value: int) -> None:
+        """Say what a live figure of this process is now."""
+        with self._lock:
+            self._changed = self._changed or self._gauges.get(name) != value
+            self._gauges[name] = value
+        self._ensure_thread()
+
+    def observe(self, name: str, value: float) -> None:
+        """Put a value into one of `HISTOGRAMS`; its sum is kept in thousandths."""
+        bounds = HISTOGRAMS[name]
+        place = bisect_left(bounds, value)
+        bucket = bucket_name(name, bounds[place] if place < len(bounds) else OVER)
+        with self._lock:
+            self._sums[bucket] += 1
+            self._sums[f"{name}.sum_thousandths"] += round(value * 1000)
+        self._ensure_thread()
+
+    def start(self) -> None:
+        """Write from now on, in a thread of this process and of every process forked from it."""
+        self._started = True
+        self.gauge(STARTED, time.time_ns() // 1_000_000)
+
+    def stop(self) -> None:
+        """Write what is left and take the process's gauges back; for a clean end."""
+        self._started = False
+        with self._lock:
+            self._gauges.clear()
+        self.flush()
+        try:
+            Gauge.objects.filter(process=self._process).delete()
+        except Error as error:
+            log.warning("gauges not removed: %s", error)
+
+    def flush(self) -> None:
+        """Add what was counted since the last time; on a database error it is kept for the next."""
+        with self._flushing:
+            with self._lock:
+                sums, self._sums = self._sums, defaultdict(int)
+                gauges = dict(self._gauges) if self._gauges_are_due() else {}
+                self._changed = False
+            try:
+                self._write(sums, gauges)
+                self._renewed = time.monotonic() if gauges else self._renewed
+            except Error as error:
+                log.warning("counters not written, kept for later: %s", error)
+                with self._lock:
+                    self._changed = True
+                    for name, amount in sums.items():
+                        self._sums[name] += amount
+
+    def _gauges_are_due(self) -> bool:
+        return self._changed or time.monotonic() - self._renewed > RENEW_SECONDS
+
+    def _write(self, sums: Mapping[str, int], gauges: Mapping[str, int]) -> None:
+        if not sums and not gauges:
+            return
+        now, process = timezone.now(), self._process
+        # Sorted, so that two processes take the rows' locks in the same order.
+        with transaction.atomic():
+            _add([(name, amount) for name, amount in sorted(sums.items()) if amount])
+            rows = [
+                Gauge(name=name, process=process, value=value, updated_at=now) for name, value in sorted(gauges.items())
+            ]
+            Gauge.objects.bulk_create(
+                rows, update_conflicts=True, unique_fields=["name", "process"], update_fields=["value", "updated_at"]
+            )
+
+    def _ensure_thread(self) -> None:
+        if not self._started or self._thread is not None:
+            return
+        with self._lock:
+            if self._thread is not None:
+                return
+            self._thread = threading.Thread(target=self._run, name="counters", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while self._started:
+            time.sleep(FLUSH_SECONDS)
+            self.flush()
+            connection.close_if_unusable_or_obsolete()
+        connection.close()
+
+
+def _add(amounts: list[tuple[str, int]]) -> None:
+    if not amounts:
+        return
+    table = connection.ops.quote_name(Counter._meta.db_table)
+    marks = ", ".join("(%s, %s)" for _ in amounts)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {table} (name, value) VALUES {marks}"  # noqa: S608  (constant names)
+            f" ON CONFLICT (name) DO UPDATE SET value = {table}.value + excluded.value",
+            [value for pair in amounts for value in pair],
+        )
+
+
+def bucket_name(name: str, bound: object) -> str:
+    return f"{name}.le_{bound}"
+
+
+_own = Counters()
+os.register_at_fork(after_in_child=_own.after_fork)
+add = _own.add
+gauge = _own.gauge
+observe = _own.observe
+start = _own.start
+stop = _own.stop
+flush = _own.flush

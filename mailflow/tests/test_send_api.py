@@ -1,0 +1,248 @@
+"""`POST send`: R1's and R5's requests, what is refused and why, and what it costs a key."""
+
+from __future__ import annotations
+
+import json
+import logging
+from base64 import b64encode
+from email import message_from_bytes, policy
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from django.db import OperationalError
+from django.test import Client
+
+from accounts import credentials, keys
+from accounts.models import ApiKey, DailyUsage, Domain, Organization, TrailEntry, User
+from mailflow import content, receiver
+from mailflow.errors import Unavailable
+from mailflow.handoff import MemoryHandoff
+from mailflow.models import Message
+from mailflow.smtp.reply import Reply
+
+pytestmark = pytest.mark.django_db(transaction=True)  # the group commit writes in a thread of its own
+
+R1 = {
+    "sender": "from@example.com",
+    "recipient": "to@example.com",
+    "subject": "Test Subject",
+    "body": "Email body content",
+}
+R5 = {
+    "to": "user@example.com",
+    "subject": "Newsletter",
+    "html_body": "<h2>Latest Updates</h2>",
+    "text_body": "Latest Updates",
+    "headers": {"Reply-To": "noreply@example.com", "X-Priority": "1"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _only_the_accept_leg(memory_handoff: MemoryHandoff) -> None:
+    credentials.remembered.clear()
+
+
+@pytest.fixture
+def key(alice: User) -> str:
+    return keys.create("test", alice, daily_limit=3)[1]
+
+
+def send(path: str = "/api/v1/send", *, body: Any, key: str = "", basic: str = "", **headers: str) -> Any:
+    if key:
+        headers["X-API-Key"] = key
+    client = Client()
+    if basic:
+        headers["Authorization"] = f"Basic {b64encode(basic.encode()).decode()}"
+    text = body if isinstance(body, (str, bytes)) else json.dumps(body)
+    return client.post(path, text, content_type="application/json", headers=headers)
+
+
+def fields_of(answer: Any) -> set[str]:
+    return {error["field"] for error in answer.json()["errors"]}
+
+
+def parsed(message: Message) -> Any:
+    return message_from_bytes(content.read(message.pk), policy=policy.default)
+
+
+@pytest.mark.parametrize("path", ["/send", "/send/", "/api/send", "/api/v1/send", "/api/v1/send/"])
+def test_r1s_request_is_queued_at_every_path(alice: User, path: str) -> None:
+    answer = send(path, body=R1, basic="alice:correct horse")
+    assert answer.status_code == 202, answer.content
+    assert answer.json()["status"] == "queued" and answer.json()["message"] == "Email queued for delivery"
+    message = Message.objects.get(pk=answer.json()["email_id"])
+    assert (message.reverse_path, message.recipients) == ("from@example.com", ["to@example.com"])
+    assert message.source == "http" and message.protocol == "HTTP" and message.user_id == alice.pk
+    assert parsed(message).get_content() == "Email body content\r\n"
+
+
+def test_r5s_request_is_queued(key: str, settings: LazySettings) -> None:
+    answer = send(body=R5, key=key)
+    assert answer.status_code == 202
+    message = Message.objects.get()
+    read = parsed(message)
+    assert read["From"] == settings.SMTP_FROM_ADDRESS == message.reverse_path
+    assert (read["Reply-To"], read["X-Priority"]) == ("noreply@example.com", "1")
+    assert [part.get_content_type() for part in read.iter_parts()] == ["text/plain", "text/html"]
+    assert message.api_key_id == ApiKey.objects.get().pk
+    assert message.pk in read["Received"]
+
+
+def test_the_answer_is_czech_for_whom_asks_so(key: str) -> None:
+    answer = send(body=R5, key=key, **{"Accept-Language": "cs"})
+    assert answer.json()["message"] == "E-mail byl úspěšně přidán do fronty"
+
+
+def test_every_answer_bears_the_version_and_a_request_id_that_traces_the_message(key: str) -> None:
+    answer = send(body=R5, key=key, **{"X-Request-ID": "req_abc12345"})
+    assert answer["X-API-Version"] == "1.0" and answer["X-Request-ID"] == "req_abc12345"
+    assert Message.objects.get().trace_id == "req_abc12345"
+
+
+def test_lists_fit_wherever_an_address_does_and_nobody_gets_it_twice(key: str) -> None:
+    body = {
+        **R5,
+        "to": ["a@example.com", "B <b@example.org>"],
+        "cc": "c@example.com",
+        "bcc": ["d@x.test", "a@example.com"],
+    }
+    assert send(body=body, key=key).status_code == 202
+    message = Message.objects.get()
+    assert message.recipients == ["a@example.com", "b@example.org", "c@example.com", "d@x.test"]
+    assert b"d@x.test" not in content.read(message.pk)
+
+
+def test_without_a_sender_a_person_sends_from_the_own_address(alice: User) -> None:
+    assert send(body=R5, basic="alice@example.com:correct horse").status_code == 202
+    assert Message.objects.get().reverse_path == "alice@example.com"
+
+
+def test_an_administrator_may_send_as_anyone() -> None:
+    User.objects.create_superuser("admin", "admin@example.net", "password")
+    assert send(body=R1, basic="admin:password").status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"to": "nobody"}, "to.0"), ({"to": ["a@example.com", "b@"]}, "to.1"), ({"to": []}, "to"), ({"to": None}, "to"),
+        ({"to": 5}, "to"), ({"to": "a@example.com, b@example.com"}, "to.0"), ({"cc": "x"}, "cc.0"),
+        ({"subject": "a\r\nBcc: x@example.com"}, "subject"), ({"subject": {"a": 1}}, "subject"),
+        ({"headers": {"X-A": "1\n2"}}, "headers.X-A"),
+        ({"headers": {"DKIM-Signature": "v=1"}}, "headers.DKIM-Signature"),
+        ({"headers": {"Received": "x"}}, "headers.Received"), ({"headers": {"Bcc": "x@example.com"}}, "headers.Bcc"),
+        ({"headers": {"X Y": "x"}}, "headers.X Y"), ({"headers": "x"}, "headers"),
+        ({"headers": {"X": [1]}}, "headers.X"),
+        ({"headers": {f"X-{n}": "1" for n in range(101)}}, "headers"), ({"sender": "root@other.test"}, "sender"),
+        ({"sender": "nobody"}, "sender"), ({"recipient": "b@example.com"}, "recipient"), ({"body": "twice"}, "body"),
+        ({"text_body": None, "html_body": None}, "body"), ({"attachments": [{"name": "a"}]}, "attachments"),
+        ({"to": [f"u{n}@example.com" for n in range(1001)]}, "to"), ({"subject": "\ud800"}, "subject"),
+        ({"text_body": "\ud800"}, "text_body"), ({"scheduled_at": "2030-01-01"}, "scheduled_at"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_sent_is_refused_naming_the_field_and_costs_nothing(
+    key: str, change: dict[str, Any], field: str
+) -> None:
+    answer = send(body={**R5, **change}, key=key)
+    assert answer.status_code == 422 and answer["Content-Type"] == "application/problem+json"
+    assert field in fields_of(answer), answer.json()
+    assert answer.json()["code"] == "VALIDATION_ERROR" and field in answer.json()["detail"]
+    assert answer["X-RateLimit-Remaining"] == "3"
+    assert not DailyUsage.objects.filter(count__gt=0).exists() and not Message.objects.exists()
+
+
+@pytest.mark.parametrize("body", ["", "{", "[]", "null", '"x"', "[1]", b"\xff\xfe", '{"a": NaN}'])
+def test_a_body_that_is_no_object_is_refused(key: str, body: str | bytes) -> None:
+    assert send(body=body, key=key).status_code == 422
+
+
+def test_another_organizations_domain_is_not_ones_own(key: str) -> None:
+    other = Organization.objects.create(name="Other")
+    Domain.objects.create(name="other.test", organization=other, is_trusted=True)
+    assert fields_of(send(body={**R5, "sender": "x@other.test"}, key=key)) == {"sender"}
+
+
+def test_without_credentials_the_answer_says_which_to_add(alice: User) -> None:
+    answer = send(body=R1)
+    assert answer.status_code == 401 and answer["WWW-Authenticate"].startswith('Basic realm="')
+    assert "-u username:password" in answer.json()["detail"] and "X-API-Key" in answer.json()["detail"]
+
+
+def test_wrong_credentials_are_refused_and_leave_a_trail(alice: User) -> None:
+    assert send(body=R1, key="sk_live_" + "0" * 40).status_code == 401
+    assert send(body=R1, basic="alice:wrong").status_code == 401
+    assert send(body=R1, Authorization="Basic ???").status_code == 401
+    assert send(body=R1, Authorization="Basic YWxpY2U=").status_code == 401
+    assert TrailEntry.objects.get(kind="auth.failed").actor == "alice"
+
+
+def test_a_key_in_the_url_is_not_looked_at(key: str) -> None:
+    assert send(f"/api/v1/send?api_key={key}&X-API-Key={key}", body=R5).status_code == 401
+
+
+def test_the_daily_limit_lets_so_many_through_and_says_when_to_come_again(key: str) -> None:
+    answers = [send(body=R5, key=key) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [202, 202, 202, 429]
+    assert [answer["X-RateLimit-Remaining"] for answer in answers] == ["2", "1", "0", "0"]
+    assert answers[3]["X-RateLimit-Limit"] == "3" and 0 < int(answers[3]["Retry-After"]) <= 86400
+    assert int(answers[3]["X-RateLimit-Reset"]) % 86400 == 0
+    assert answers[3].json()["code"] == "RATE_LIMITED"
+    assert Message.objects.count() == 3
+
+
+def test_a_switched_off_organization_cannot_send(key: str) -> None:
+    Organization.objects.update(is_active=False)
+    assert send(body=R5, key=key).status_code == 403
+
+
+def test_a_message_over_the_size_limit_is_too_large_and_costs_nothing(key: str, settings: LazySettings) -> None:
+    settings.SMTP_MAX_MESSAGE_SIZE = 1000
+    answer = send(body={**R5, "text_body": "x " * 2000}, key=key)
+    assert answer.status_code == 413
+    assert not DailyUsage.objects.filter(count__gt=0).exists()
+
+
+@pytest.mark.parametrize(
+    "error", [Unavailable(Reply(452, "3.1", "No room"), "disk full"), OperationalError("gone: secret")]
+)
+def test_when_nothing_can_be_stored_the_client_is_asked_to_come_again(
+    key: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_: receiver.Submission) -> None:
+        raise error
+
+    monkeypatch.setattr(receiver, "accept_blocking", fail)
+    answer = send(body=R5, key=key)
+    assert answer.status_code == 503 and int(answer["Retry-After"]) > 0
+    assert b"disk" not in answer.content and b"secret" not in answer.content
+    assert not DailyUsage.objects.filter(count__gt=0).exists()
+
+
+def test_a_bug_is_answered_without_its_cause_and_logged(
+    key: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: receiver.Submission) -> None:
+        raise RuntimeError("the password is hunter2")
+
+    monkeypatch.setattr(receiver, "accept_blocking", fail)
+    with caplog.at_level(logging.ERROR):
+        answer = send(body=R5, key=key)
+    assert answer.status_code == 500 and b"hunter2" not in answer.content
+    assert answer.json()["request_id"] == answer["X-Request-ID"]
+    assert "unexpected_error" in caplog.text
+
+
+def test_an_accepted_send_leaves_one_line_with_the_ids(key: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        answer = send(body=R5, key=key)
+    line = next(
+        r.msg for r in caplog.records if isinstance(r.msg, dict) and r.msg["event"] == "Email queued for delivery"
+    )
+    assert line["message_id"] == answer.json()["email_id"] and line["request_id"] == answer["X-Request-ID"]
+    assert line["api_key_id"] == str(ApiKey.objects.get().pk) and line["recipient"] == "user@example.com"
+
+
+def test_other_methods_are_refused_as_a_problem(key: str) -> None:
+    answer = Client().get("/api/v1/send", headers={"X-API-Key": key})
+    assert answer.status_code == 405 and answer.json()["code"] == "METHOD_NOT_ALLOWED"
