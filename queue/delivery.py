@@ -8,7 +8,7 @@ lease runs out, or its result says so.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,19 +17,18 @@ from django.utils import timezone
 
 from accounts import addresses
 from accounts.addresses import Resolution
-from accounts.dns.base import Resolver
 from accounts.names import Address, InvalidName, parse_address
 from mailflow import content
 from queue import claim, settle
 from queue.claim import Parcel
 from queue.outcome import Outcome, deferred, failed
-from queue.routing import RoutingPolicy, resolve_route
 from queue.settle import Result
 from queue.transports import local
 from queue.transports.base import Job, Route, Transport
 
 logger = structlog.get_logger(__name__)
 T = TypeVar("T")
+Router = Callable[[str], Awaitable[Route | Outcome]]  # from a domain to its way, or to why there is none
 
 MAX_CONTENT_OCTETS = 8 << 20  # what one load of several messages may take; a larger message is loaded alone
 
@@ -86,12 +85,12 @@ def deliver_ours(parcels: Sequence[tuple[Parcel, Resolution]]) -> list[Result]:
 
 
 async def deliver_foreign(
-    parcels: Sequence[Parcel], octets: bytes, *, resolver: Resolver, policy: RoutingPolicy, transport: Transport
+    parcels: Sequence[Parcel], octets: bytes, *, router: Router, transport: Transport
 ) -> list[Result]:
     """Steps 3 and 4 for one message to recipients of one domain: find the way and go it."""
     started_at = timezone.now()
     first = parcels[0]
-    route = await resolve_route(first.domain, resolver, policy)
+    route = await router(first.domain)
     outcomes = await _carry(parcels, octets, route, transport)
     return [_result(parcel, outcomes[parcel.recipient], started_at) for parcel in parcels]
 

@@ -12,6 +12,7 @@ import datetime as dt
 import os
 import random
 import secrets
+import signal
 import socket
 import threading
 from collections import OrderedDict, deque
@@ -31,7 +32,8 @@ from mailflow import content
 from queue import claim, delivery, routing
 from queue.claim import Parcel
 from queue.settle import Result
-from queue.transports.base import Transport
+from queue.transports import options
+from queue.transports.base import Route, Transport
 from queue.transports.sandbox import SandboxTransport
 from queue.transports.smtp import SmtpTransport
 
@@ -69,7 +71,10 @@ class Lane:
 
 
 class Engine:
-    """Made by `current()`; `ring`, `sweep` and `drain` may be called from any thread."""
+    """Made by `current()`; `ring`, `sweep` and `drain` may be called from any thread.
+
+    Tests give a transport and a resolver of their own; without them the settings say how foreign mail goes.
+    """
 
     def __init__(self, *, transport: Transport | None = None, resolver: Resolver | None = None) -> None:
         self.worker = f"{socket.gethostname()[:20]}:{os.getpid()}:{secrets.token_hex(3)}"
@@ -121,18 +126,26 @@ class Engine:
     # --- the loop ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._main())
+        """Run the loop; an engine that breaks ends its process, which would else look alive and deliver nothing."""
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._main())
+        except Exception:
+            logger.exception("queue.engine_broke", worker=self.worker)
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            self._ready.set()
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._settle_wanted = asyncio.Event()
         self._drain_seconds = DRAIN_SECONDS
-        self._resolver = self._resolver or DnsPythonResolver(settings.DNS_SERVERS)
-        self._policy = routing.policy_from_settings()
         if self._transport is None:
-            self._transport = SandboxTransport() if settings.DELIVERY_MODE == "sandbox" else SmtpTransport.from_settings()
+            self._transport, self._router = _way_out()
+        else:
+            assert self._resolver is not None
+            self._router = routing.router(self._resolver, routing.policy_from_settings())
         self._ready.set()
         logger.info("queue.engine_started", worker=self.worker)
         settler = asyncio.create_task(self._settle_forever())
@@ -164,14 +177,20 @@ class Engine:
         self._wake.set()
 
     async def _claim_forever(self) -> None:
-        """Claim while there is room: what was rung for first, then whatever else is due."""
+        """Claim while there is room: what was rung for and whatever else is due, by turns.
+
+        Were the rung ones always first, a steady stream of new mail would keep retries waiting for as long as it lasts.
+        """
+        turn_of_the_due = False
         while not self._stopping:
             room = MAX_IN_FLIGHT - len(self._in_flight)
             if room < CLAIM_BATCH or not (self._rung or self._sweep_wanted):
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            ids = [self._rung.popitem(last=False)[0] for _ in range(min(CLAIM_BATCH, len(self._rung)))]
+            turn_of_the_due = self._sweep_wanted and not turn_of_the_due
+            rung = 0 if turn_of_the_due else min(CLAIM_BATCH, len(self._rung))
+            ids = [self._rung.popitem(last=False)[0] for _ in range(rung)]
             try:
                 found = await self._in_database(
                     delivery.claim_due, self.worker, limit=CLAIM_BATCH, lease=self._lease, entry_ids=ids or None
@@ -234,13 +253,13 @@ class Engine:
         started_at = timezone.now()
         self._untouched -= {parcel.entry_id for parcel in parcels}
         try:
-            assert self._resolver is not None and self._transport is not None
+            assert self._transport is not None
             octets = (await self._in_files(content.read_many, [first.message_id])).get(first.message_id)
             if octets is None:
                 self._ended([delivery.content_missing(parcel, started_at) for parcel in parcels])
                 return
             results = await delivery.deliver_foreign(
-                parcels, octets, resolver=self._resolver, policy=self._policy, transport=self._transport
+                parcels, octets, router=self._router, transport=self._transport
             )
             self._ended(results)
         except Exception as error:
@@ -332,6 +351,18 @@ class Engine:
 
     async def _in_files(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._files, lambda: _guarded(function, *arguments))
+
+
+def _way_out() -> tuple[Transport, delivery.Router]:
+    """Return how foreign mail goes, by the settings: in the sandbox nowhere, and nobody is asked the way."""
+    if settings.DELIVERY_MODE == "sandbox":
+        return SandboxTransport(), _nowhere
+    resolver = DnsPythonResolver(settings.DNS_SERVERS)
+    return SmtpTransport(options.from_settings()), routing.router(resolver, routing.policy_from_settings())
+
+
+async def _nowhere(_domain: str) -> Route:
+    return Route(())
 
 
 def _guarded(function: Callable[..., T], *arguments: object, **named: object) -> T:

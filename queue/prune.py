@@ -11,6 +11,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
+from mailflow.figures import forget_the_dead
 from mailflow.ids import MESSAGE_ID_PREFIX, time_prefix
 from mailflow.models import ContentChunk, Event, FiledMessage, Message
 from queue.models import Attempt, Entry
@@ -34,6 +35,7 @@ def run() -> int:
             break
     _prune_orphans(now)
     _prune_refusals(now)
+    forget_the_dead()
     logger.info("queue.pruned", messages=count)
     return count
 

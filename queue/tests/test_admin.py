@@ -1,0 +1,268 @@
+"""The admin pages of messages, the queue and attempts, and the dashboard."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.models import User
+from mailflow import content, events, ids
+from mailflow.models import ContentChunk, Event, Message
+from queue.admin import message_page
+from queue.models import Attempt, Entry
+
+Accept = Callable[..., list[int]]
+
+CHANGELISTS = ["mailflow_message", "queue_entry", "queue_attempt"]
+HOSTILE = b"</pre><script>alert(1)</script>\xff\x00 \xe2\x80\xae end\r\n"
+
+
+@pytest.fixture
+def browser(client: Client, db: None) -> Client:
+    client.force_login(User.objects.create_superuser("root", "root@example.com", "x"))
+    return client
+
+
+@pytest.fixture
+def message(accept: Accept) -> Message:
+    accept("anna@x.example", "bob@y.example", body=HOSTILE)
+    return Message.objects.get()
+
+
+def _attempt(entry: Entry, transport: str = "smtp") -> None:
+    now = timezone.now()
+    Attempt.objects.create(
+        id=ids.new_row_id(), entry=entry, number=1, started_at=now, ended_at=now, outcome="delivered",
+        transport=transport, reply="fine",
+    )  # fmt: skip
+
+
+def _page(browser: Client, message: Message) -> str:
+    answer = browser.get(reverse("admin:mailflow_message_change", args=[message.pk]))
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+@pytest.mark.parametrize("model", CHANGELISTS)
+def test_a_list_of_thirty_needs_no_more_queries_than_a_list_of_one(browser: Client, accept: Accept, model: str) -> None:
+    address = reverse(f"admin:{model}_changelist")
+    accept("anna@x.example")
+    _attempt(Entry.objects.get())
+    browser.get(address)
+    with CaptureQueriesContext(connection) as one:
+        assert browser.get(address).status_code == 200
+    for number in range(29):
+        _attempt(Entry.objects.get(pk=accept(f"r{number}@x.example")[0]))
+    with CaptureQueriesContext(connection) as thirty:
+        assert browser.get(address).status_code == 200
+    assert len(thirty) == len(one)
+
+
+@pytest.mark.parametrize(
+    "term", ["{id}", "bob@y.example", "alice@example", "test", "192.0.2.77", "trace", "<m@example.com>"],
+    ids=["id", "recipient", "sender", "subject", "client address", "trace id", "Message-ID"],
+)  # fmt: skip
+def test_a_message_is_found_by(browser: Client, message: Message, term: str) -> None:
+    Message.objects.update(client_address="192.0.2.77")
+    address = reverse("admin:mailflow_message_changelist")
+    answer = browser.get(address, {"q": term.format(id=message.pk)})
+    assert list(answer.context["cl"].result_list) == [message]
+    nothing = browser.get(address, {"q": "msg_zzz" if term == "{id}" else "no such thing"})
+    assert list(nothing.context["cl"].result_list) == []
+
+
+@pytest.mark.parametrize("model", ["queue_entry", "queue_attempt"])
+def test_a_message_id_finds_its_entries_and_attempts(browser: Client, message: Message, model: str) -> None:
+    _attempt(Entry.objects.earliest("pk"))
+    answer = browser.get(reverse(f"admin:{model}_changelist"), {"q": message.pk})
+    assert answer.context["cl"].result_count >= 1
+
+
+def test_the_message_page_tells_envelope_entries_events_and_source(browser: Client, message: Message) -> None:
+    Entry.objects.filter(recipient="bob@y.example").update(
+        status="retry", attempts=1, next_attempt_at=timezone.now() + dt.timedelta(minutes=5), last_reply="451 later"
+    )
+    page = _page(browser, message)
+    for words in ("alice@example.com", "anna@x.example", message.pk, "trace", "Waiting to retry", "451 later"):
+        assert words in page
+    assert "waits for attempt 2 of 5" in page
+    assert "Accepted" in page
+    assert "Subject: test" in page
+
+
+def test_hostile_content_stays_text(browser: Client, message: Message) -> None:
+    Message.objects.update(subject="<script>alert(2)</script>", error_message="<img src=x onerror=alert(3)>")
+    page = _page(browser, message)
+    assert "&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;\ufffd" in page
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+
+
+def test_a_list_leaves_out_marks_that_turn_the_writing_direction(browser: Client, message: Message) -> None:
+    Message.objects.update(subject="photo\u202egnp.exe")
+    page = browser.get(reverse("admin:mailflow_message_changelist")).content.decode()
+    assert "photognp.exe" in page
+    assert "\u202e" not in page
+
+
+def test_the_message_page_asks_no_other_host(browser: Client, message: Message) -> None:
+    page = _page(browser, message)
+    assert re.findall(r"(?:src|href)=[\"'](?:https?:)?//", page) == []
+
+
+def test_the_number_of_recipients_does_not_change_the_number_of_queries(browser: Client, accept: Accept) -> None:
+    counts = []
+    for recipients in (1, 40):
+        accept(*(f"r{number}@x.example" for number in range(recipients)))
+        message = Message.objects.latest("pk")
+        for entry in Entry.objects.filter(message=message):
+            _attempt(entry)
+            events.record([events.NewEvent(Event.Kind.DEFERRED, "x", message.pk, entry.pk, entry.recipient)])
+        _page(browser, message)
+        with CaptureQueriesContext(connection) as captured:
+            _page(browser, message)
+        counts.append(len(captured))
+    assert counts[0] == counts[1]
+
+
+def test_a_message_that_the_sandbox_captured_says_so(browser: Client, message: Message) -> None:
+    words = "Captured by the sandbox: nothing left this machine."
+    assert words not in _page(browser, message)
+    _attempt(Entry.objects.earliest("pk"), "sandbox")
+    assert words in _page(browser, message)
+    captured = browser.get(reverse("admin:queue_attempt_changelist"), {"transport": "sandbox"})
+    assert captured.context["cl"].result_count == 1
+
+
+def test_a_message_of_which_a_part_did_leave_does_not_claim_that_nothing_did(browser: Client, message: Message) -> None:
+    first, second = Entry.objects.all()
+    _attempt(first, "sandbox")
+    _attempt(second, "smtp")
+    assert message_page.build(message).is_captured is False
+
+
+def test_a_large_source_is_cut_and_the_download_is_whole(browser: Client, accept: Accept) -> None:
+    accept("anna@x.example", body=b"0123456789abcde\r\n" * 90_000)
+    message = Message.objects.get()
+    page = message_page.build(message)
+    assert page.is_source_cut
+    assert page.source is not None
+    assert len(page.source) == message_page.SHOWN_OCTETS
+    assert "Only the first 256 KiB are shown" in _page(browser, message)
+    answer = browser.get(reverse("admin:mailflow_message_raw", args=[message.pk]))
+    assert b"".join(answer.streaming_content) == content.read(message.pk)  # type: ignore[attr-defined]
+
+
+def test_the_raw_message_is_a_file_and_never_a_page(browser: Client, message: Message) -> None:
+    answer = browser.get(reverse("admin:mailflow_message_raw", args=[message.pk]))
+    assert answer.headers["Content-Type"] == "message/rfc822"
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{message.pk}.eml"'
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert HOSTILE in b"".join(answer.streaming_content)  # type: ignore[attr-defined]
+
+
+def test_a_message_whose_content_is_gone_still_has_its_page(browser: Client, message: Message) -> None:
+    ContentChunk.objects.all().delete()
+    assert "is not kept any more" in _page(browser, message)
+    assert browser.get(reverse("admin:mailflow_message_raw", args=[message.pk])).status_code == 404
+
+
+def test_an_unknown_message_is_not_found(browser: Client) -> None:
+    assert browser.get(reverse("admin:mailflow_message_raw", args=["msg_nothing"])).status_code == 404
+    assert browser.get(reverse("admin:mailflow_message_change", args=["msg_nothing"])).status_code == 302
+
+
+def test_staff_without_the_permission_see_no_message(client: Client, message: Message) -> None:
+    client.force_login(User.objects.create_user("clerk", "clerk@example.com", "x", is_staff=True))
+    for name in ("change", "raw"):
+        assert client.get(reverse(f"admin:mailflow_message_{name}", args=[message.pk])).status_code == 403
+
+
+def _act(browser: Client, action: str, *, confirmed: bool, **extra: object) -> str:
+    form = {"action": action, "_selected_action": [entry.pk for entry in Entry.objects.all()], **extra}
+    if confirmed:
+        form["confirmed"] = "yes"
+    answer = browser.post(reverse("admin:queue_entry_changelist"), form, follow=True)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def test_removing_asks_first_and_tells_the_count(browser: Client, message: Message) -> None:
+    page = _act(browser, "remove", confirmed=False)
+    assert "Remove 2 queue entries?" in page
+    assert Entry.objects.filter(status="pending").count() == 2
+    page = _act(browser, "remove", confirmed=True)
+    assert "2 queue entries removed from the queue." in page
+    assert Entry.objects.filter(status="failed").count() == 2
+    assert set(Event.objects.filter(kind="deleted").values_list("actor", flat=True)) == {"root"}
+
+
+def test_retrying_tells_what_was_left_alone(browser: Client, message: Message) -> None:
+    leased = Entry.objects.earliest("pk")
+    Entry.objects.filter(pk=leased.pk).update(lease="w", next_attempt_at=timezone.now() + dt.timedelta(minutes=1))
+    assert "Attempt 2 queue entries now?" in _act(browser, "retry_now", confirmed=False)
+    page = _act(browser, "retry_now", confirmed=True)
+    assert "1 queue entry will be attempted now. 1 left alone" in page
+    assert Event.objects.get(kind="retry_requested").entry_id != leased.pk
+
+
+def test_the_message_pages_buttons_act_on_that_message_alone(browser: Client, message: Message, accept: Accept) -> None:
+    (other,) = accept("carl@z.example")
+    page = _page(browser, message)
+    form = page.split('<form method="post" action="')[1]
+    address = form.split('"')[0]
+    hidden = dict(re.findall(r'<input type="hidden" name="(select_across|_selected_action)" value="(.*?)">', form))
+    asked = browser.post(address, {**hidden, "action": "remove"})
+    assert "Remove 2 queue entries?" in asked.content.decode()
+    again = dict(re.findall(r'<input type="hidden" name="(\w+)" value="(.*?)">', asked.content.decode()))
+    browser.post(address, again)
+    assert Entry.objects.get(pk=other).status == "pending"
+    assert Entry.objects.filter(status="failed").count() == 2
+
+
+def test_who_may_only_look_has_no_actions(client: Client, message: Message) -> None:
+    clerk = User.objects.create_user("clerk", "clerk@example.com", "x", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(codename__in=["view_entry", "view_message", "view_attempt"]))
+    client.force_login(clerk)
+    assert "Remove from the queue" not in _page(client, message)
+    _act(client, "remove", confirmed=True)
+    assert Entry.objects.filter(status="pending").count() == 2
+    assert client.get(reverse("admin:queue_entry_change", args=[Entry.objects.earliest("pk").pk])).status_code == 200
+
+
+def test_the_dashboard_counts_the_last_day_with_few_queries(browser: Client, message: Message, accept: Accept) -> None:
+    address = reverse("admin:index")
+    events.record([events.NewEvent(Event.Kind.REFUSED, "Relaying was refused.", client_address="192.0.2.7")])
+    browser.get(address)
+    with CaptureQueriesContext(connection) as few:
+        answer = browser.get(address)
+    figures = {figure["title"]: figure["number"] for figure in answer.context["figures"]}
+    assert figures == {
+        "Delivered": 0, "Processing": 1, "Bounced": 0, "Failed": 0, "Pending": 2, "Waiting to retry": 0, "Refused": 1,
+        "Failed log-ins": 0,
+    }  # fmt: skip
+    assert "Relaying was refused." in answer.content.decode()
+    for number in range(10):
+        accept(f"r{number}@x.example")
+    with CaptureQueriesContext(connection) as more:
+        browser.get(address)
+    assert len(more) == len(few) <= 8
+
+
+def test_the_dashboard_and_the_side_bar_show_only_what_one_may_see(client: Client, message: Message) -> None:
+    clerk = User.objects.create_user("clerk", "clerk@example.com", "x", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(codename="view_domain"))
+    client.force_login(clerk)
+    page = client.get(reverse("admin:index")).content.decode()
+    assert reverse("admin:accounts_domain_changelist") in page
+    assert reverse("admin:mailflow_message_changelist") not in page
+    assert "alice@example.com" not in page
