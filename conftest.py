@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import django
 import pytest
 
 _RUN = Path(tempfile.mkdtemp(prefix="mailproj-test-"))
@@ -31,9 +32,12 @@ def _database_url() -> str:
     return os.environ["TEST_DATABASE_URL"]
 
 
-for _name in [name for name in os.environ if name.startswith(("SMTP_", "RELAY_", "DATABASE_", "REDIS_"))]:
+# pyproject.toml names no DJANGO_SETTINGS_MODULE: pytest-django would load the settings before this file is read.
+_OWN = ("SMTP_", "RELAY_", "DATABASE_", "REDIS_", "HTTP_", "ADMIN_", "LOG_", "QUEUE_", "MAIL_", "DELIVERY_")
+for _name in [name for name in os.environ if name.startswith(_OWN)]:
     del os.environ[_name]  # a developer's own settings must not change what the tests say
 os.environ.update(
+    MAIL_ENV_FILE=os.devnull,
     MAIL_PROFILE="demo",
     MAIL_DATA_DIR=str(_RUN),
     DATABASE_URL=_database_url(),
@@ -47,6 +51,8 @@ os.environ.update(
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import mailproj  # noqa: E402, F401  (the queue graft)
+
+django.setup()  # before the apps' own conftest files import models
 
 
 @pytest.fixture(autouse=True)

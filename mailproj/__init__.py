@@ -1,7 +1,7 @@
 """Settings and wiring of the project; no app imports this package.
 
-The first statements graft our `queue/` folder onto Python's own `queue` module (docs/adr/0001), before Celery or anything
-else imports it: `queue.Queue` stays the standard one, `queue.models` is ours.
+The first statements graft our `queue/` folder onto Python's own `queue` module (docs/adr/0001), before Celery or
+anything else imports it: `queue.Queue` stays the standard one, `queue.models` is ours.
 """
 
 import queue

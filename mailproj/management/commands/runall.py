@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -59,6 +60,7 @@ class Command(BaseCommand):
         self._say(f"Starting ({settings.MAIL_PROFILE} profile, data in {settings.MAIL_DATA_DIR}) …")
         _prepare_folders(log_dir)
         _refuse_taken_ports()
+        _refuse_absent_database()
         logins = _prepare_data()
         stages, environment = _plan()
         supervisor = Supervisor(
@@ -88,7 +90,7 @@ def _lock_path() -> Path:
 def _prepare_folders(log_dir: Path | None) -> None:
     settings.MAIL_DATA_DIR.chmod(0o700)  # passwords, keys and mail lie here
     shutil.rmtree(_metrics_dir(), ignore_errors=True)  # counters of processes that are gone
-    for folder in (_metrics_dir(), log_dir):
+    for folder in (_metrics_dir(), settings.STATIC_ROOT, log_dir):
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -110,6 +112,16 @@ def _refuse_taken_ports() -> None:
             if time.monotonic() > deadline:
                 raise StartFailed(f"{written(host, port)} is in use by another program; set {name} to a free port.")
             time.sleep(0.1)
+
+
+def _refuse_absent_database() -> None:
+    """Ask PostgreSQL once, directly: the pool would try for ten seconds, and log each trial."""
+    if connection.vendor != "postgresql":
+        return
+    try:
+        psycopg.connect(settings.DATABASE_URL, connect_timeout=5).close()
+    except psycopg.OperationalError as error:
+        raise StartFailed(f"The database does not answer: {str(error).splitlines()[0]}") from None
 
 
 def _prepare_data() -> demo.Logins | None:
@@ -140,7 +152,7 @@ def _plan() -> tuple[list[list[Service]], dict[str, str]]:
         redis, redis_url = _own_redis()
         environment["REDIS_URL"] = redis_url
         stages.append([redis])
-    stages.append([_service("worker", lambda: probes.worker_answers(redis_url)), _service("beat", lambda: True)])
+    stages.append([_service("worker", lambda: probes.worker_answers(redis_url, 0.3)), _service("beat", lambda: True)])
     stages.append([_service("web", probes.web_answers), _service("smtp", probes.smtp_greets)])
     return stages, environment
 

@@ -1,0 +1,110 @@
+"""The demo's cast: one organization, its trusted domain, an administrator, five mailboxes and the published API key.
+
+It may be prepared again at any time: what is there stays, also what the visitor has changed. Never run in production.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.contrib.auth.hashers import make_password
+from django.db import transaction
+
+from accounts import keys
+from accounts.models import ApiKey, Domain, Organization, User
+from mailproj.env import SettingError
+
+DOMAIN = "example.com"
+MAILBOXES = ("user", "recipient", "to", "test", "john")
+PUBLISHED_KEY = "sk_test_default_key_123"
+PUBLISHED_KEY_LIMIT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Logins:
+    """What the visitor types; None for a password that was changed since and is not ours to know."""
+
+    admin_username: str
+    admin_password: str | None
+    mailbox_password: str | None
+
+
+def prepare(folder: Path, admin_username: str, admin_password: str) -> Logins:
+    """Make what is missing. With an empty `admin_password` one is generated, once, and kept in the folder."""
+    if admin_username in MAILBOXES:
+        raise SettingError("ADMIN_USERNAME", admin_username, f"a name other than {', '.join(MAILBOXES)}")
+    with transaction.atomic():
+        organization, _ = Organization.objects.get_or_create(name="Example")
+        Domain.objects.get_or_create(name=DOMAIN, defaults={"organization": organization, "is_trusted": True})
+        admin = _ensure_admin(organization, admin_username)
+        known_admin_password = _ensure_password(admin, folder / "admin_password", admin_password)
+        known_mailbox_password = _ensure_mailboxes(organization, folder / "mailbox_password")
+        _ensure_published_key(admin)
+    return Logins(admin.username, known_admin_password, known_mailbox_password)
+
+
+def _ensure_admin(organization: Organization, username: str) -> User:
+    """Return the administrator: whoever has the name, else whoever has the address, under the new name."""
+    address = f"admin@{DOMAIN}"
+    admin = User.objects.filter(username=username).first() or User.objects.filter(email=address).first()
+    admin = admin or User(email=address, organization=organization)
+    if not (admin.username == username and admin.is_superuser and admin.is_staff):
+        admin.username, admin.is_superuser, admin.is_staff = username, True, True
+        admin.save()
+    return admin
+
+
+def _ensure_password(user: User, kept_in: Path, given: str) -> str | None:
+    """Give the user the password that the settings name, or a generated one if the user has none yet."""
+    if given:
+        if not user.check_password(given):
+            user.set_password(given)
+            user.save(update_fields=["password"])
+        return given
+    if not user.password:
+        user.set_password(_keep(kept_in, secrets.token_urlsafe(12)))
+        user.save(update_fields=["password"])
+    return _still_valid(user, kept_in)
+
+
+def _ensure_mailboxes(organization: Organization, kept_in: Path) -> str | None:
+    there = {user.email: user for user in User.objects.filter(email__in=[f"{name}@{DOMAIN}" for name in MAILBOXES])}
+    missing = [name for name in MAILBOXES if f"{name}@{DOMAIN}" not in there]
+    if missing:
+        password = _read(kept_in) or _keep(kept_in, secrets.token_urlsafe(12))
+        hashed = make_password(password)  # once: each hash costs 64 MiB and a tenth of a second
+        for name in missing:
+            User.objects.create(username=name, email=f"{name}@{DOMAIN}", organization=organization, password=hashed)
+    return _still_valid(User.objects.get(email=f"{MAILBOXES[0]}@{DOMAIN}"), kept_in)
+
+
+def _ensure_published_key(owner: User) -> None:
+    """Make the key that R5 prints; one whose hash was made with an older SECRET_KEY is made anew."""
+    same_start = ApiKey.objects.filter(prefix=PUBLISHED_KEY[: keys.PREFIX_LENGTH])
+    if keys.authenticate(PUBLISHED_KEY) is not None or same_start.filter(is_active=False).exists():
+        return
+    same_start.delete()
+    keys.create("demo (published)", owner, daily_limit=PUBLISHED_KEY_LIMIT, text=PUBLISHED_KEY, actor="demo")
+
+
+def _still_valid(user: User, kept_in: Path) -> str | None:
+    password = _read(kept_in)
+    return password if password and user.check_password(password) else None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return None
+
+
+def _keep(path: Path, password: str) -> str:
+    """Write a password where only the owner can read it; return it."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(password + "\n")
+    return password

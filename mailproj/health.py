@@ -1,0 +1,75 @@
+"""Is the system well: live checks of database, Redis, disk and memory (contract §1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import redis
+import structlog
+from django.conf import settings
+from django.db import Error, connection
+
+from mailproj import machine
+
+log = structlog.get_logger(__name__)
+
+MIN_DISK_FREE = 0.10
+MAX_MEMORY_USED = 0.90
+REDIS_TIMEOUT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One look at one thing; `words` says what was seen, without addresses or causes that are nobody's business."""
+
+    name: str
+    passed: bool
+    words: str
+
+
+def run_checks() -> list[Check]:
+    checks: list[Callable[[], Check]] = [check_database, check_redis, check_disk, check_memory]
+    return [check() for check in checks]
+
+
+def check_database() -> Check:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            cursor.fetchone()
+    except Error as error:
+        log.warning("health_database", error=str(error))
+        return Check("database", False, "the database does not answer")
+    return Check("database", True, "answers")
+
+
+def check_redis() -> Check:
+    """Redis away delays mail until the next sweep and loses none; it is a fault all the same."""
+    try:
+        _redis(settings.REDIS_URL).ping()
+    except (redis.RedisError, ValueError) as error:  # ValueError: the URL is none
+        log.warning("health_redis", error=type(error).__name__)
+        return Check("redis", False, "Redis does not answer; mail is accepted, and delivered by the sweep")
+    return Check("redis", True, "answers")
+
+
+def check_disk() -> Check:
+    try:
+        free = min(machine.disk_free_share(path) for path in (settings.MAIL_DATA_DIR, settings.SMTP_STORAGE_PATH))
+    except OSError:
+        return Check("disk", False, "the disk cannot be looked at")
+    return Check("disk", free >= MIN_DISK_FREE, f"{free:.0%} free")
+
+
+def check_memory() -> Check:
+    used = machine.memory_used_share()
+    return Check("memory", used <= MAX_MEMORY_USED, f"{used:.0%} used")
+
+
+@lru_cache(maxsize=4)
+def _redis(url: str) -> redis.Redis[bytes]:
+    return redis.Redis.from_url(
+        url, socket_connect_timeout=REDIS_TIMEOUT_SECONDS, socket_timeout=REDIS_TIMEOUT_SECONDS, retry_on_timeout=False
+    )

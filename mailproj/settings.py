@@ -1,0 +1,345 @@
+"""All settings, read from the environment and `.env` (docs/settings.md lists every one; docs/adr/0005).
+
+Two profiles: `demo` (what `make run` starts: loopback, SQLite, sandbox delivery, generated secrets) and `production`,
+where nothing is generated and nothing has an unsafe default.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from pathlib import Path
+
+import environ
+
+from mailproj.env import Environment, SettingError
+from mailproj.logging import logging_config
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VERSION = "0.1.0"
+
+_dotenv = Path(os.environ.get("MAIL_ENV_FILE") or BASE_DIR / ".env")
+if _dotenv.is_file():
+    environ.Env.read_env(str(_dotenv), overwrite=False)  # a variable of the real environment wins
+env = Environment(os.environ)
+
+if env.text("STORAGE_URL"):
+    raise SettingError(
+        "STORAGE_URL", env.text("STORAGE_URL"), "nothing: there is no storage service, see SMTP_STORAGE_TYPE"
+    )
+
+# --- profile and places ----------------------------------------------------------------------------------------------
+MAIL_PROFILE = env.choice("MAIL_PROFILE", "demo", ["demo", "production"])
+DEMO = MAIL_PROFILE == "demo"
+MAIL_DATA_DIR = Path(env.text("MAIL_DATA_DIR", str(BASE_DIR / "var"))).resolve()
+RUN_DIR = MAIL_DATA_DIR / "run"
+try:
+    MAIL_DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+except OSError as error:
+    raise SettingError("MAIL_DATA_DIR", str(MAIL_DATA_DIR), f"a folder that can be made ({error.strerror})") from None
+if not os.access(MAIL_DATA_DIR, os.W_OK | os.X_OK):
+    raise SettingError("MAIL_DATA_DIR", str(MAIL_DATA_DIR), "a folder that can be written to")
+DEBUG = env.boolean("DEBUG", False)
+
+
+def _generated_secret() -> str:
+    """Return the demo's secret key, made once and kept readable by the owner alone."""
+    path = MAIL_DATA_DIR / "secret_key"
+    if path.is_file():
+        return path.read_text().strip()
+    fresh = path.with_name(f"secret_key.{os.getpid()}")
+    fresh.touch(mode=0o600)
+    fresh.write_text(secrets.token_urlsafe(50))
+    with contextlib.suppress(FileExistsError):
+        os.link(fresh, path)  # the first of several processes wins, the others read what it wrote
+    fresh.unlink()
+    return path.read_text().strip()
+
+
+if DEMO:
+    SECRET_KEY = env.text("SECRET_KEY") or _generated_secret()
+    ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+else:
+    SECRET_KEY = env.required("SECRET_KEY", "a long random string")
+    if len(SECRET_KEY) < 32:
+        raise SettingError("SECRET_KEY", SECRET_KEY, "at least 32 characters", secret=True)
+    env.required("ALLOWED_HOSTS", "host names separated by commas")
+    ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", [])
+_loopback_or_all = "127.0.0.1" if DEMO else "0.0.0.0"  # noqa: S104  (a production container binds all its addresses)
+
+# --- Django ----------------------------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django_structlog",
+    "django_prometheus",
+    "django_filters",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "mailproj",
+    "accounts",
+    "mailflow",
+    "queue",
+]
+MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "mailproj.middleware.request_id",  # before structlog, which binds it
+    "django_structlog.middlewares.RequestMiddleware",
+    "mailproj.middleware.count_requests",
+    "mailproj.middleware.api_version",
+    "mailproj.middleware.limit_body",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+ROOT_URLCONF = "mailproj.urls"
+WSGI_APPLICATION = "mailproj.wsgi.application"
+APPEND_SLASH = True
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+LANGUAGE_CODE = "en"
+FORMAT_MODULE_PATH = "mailproj.formats"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = Path(env.text("STATIC_ROOT", str(MAIL_DATA_DIR / "static")))
+WHITENOISE_USE_FINDERS = DEMO
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_USER_MODEL = "accounts.User"
+PASSWORD_HASHERS = ["accounts.hashers.Argon2idHasher"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+SILENCED_SYSTEM_CHECKS: list[str] = []
+DATA_UPLOAD_MAX_MEMORY_SIZE = None  # the API's own limit answers before the body is read
+
+# --- database --------------------------------------------------------------------------------------------------------
+_db_path = env.text("SMTP_DB_PATH")
+_default_db = f"sqlite:///{Path(_db_path).resolve() if _db_path else MAIL_DATA_DIR / 'mail.sqlite3'}"
+if DEMO or _db_path:
+    DATABASE_URL = env.text("DATABASE_URL", _default_db)
+else:
+    DATABASE_URL = env.required("DATABASE_URL", "postgresql://user:password@host/name or sqlite:////path")
+try:
+    if DATABASE_URL.partition("://")[0] not in {"sqlite", "postgres", "postgresql"}:
+        raise ValueError(DATABASE_URL)
+    _database = environ.Env.db_url_config(DATABASE_URL)
+except Exception:  # noqa: BLE001  (django-environ raises many kinds; the operator needs one line)
+    raise SettingError("DATABASE_URL", DATABASE_URL, "postgresql://… or sqlite:///path", secret=True) from None
+SQLITE = _database["ENGINE"] == "django.db.backends.sqlite3"
+if SQLITE:
+    Path(str(_database["NAME"])).parent.mkdir(parents=True, exist_ok=True)
+    _database["TEST"] = {"NAME": f"{_database['NAME']}.test"}  # a file: threads and processes of a test share it
+    _database["CONN_MAX_AGE"] = None  # opening a file and its pragmas costs more than a request's queries
+    _database["OPTIONS"] = {
+        # IMMEDIATE: a transaction that will write takes the lock first and can wait for it; a read that turns into a
+        # write cannot. FULL: a commit is on disk when it returns (250 means on disk).
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 30,
+        "init_command": (
+            "PRAGMA page_size=16384; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
+            "PRAGMA cache_size=-32768; PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=67108864;"
+        ),
+    }
+else:
+    _database["CONN_HEALTH_CHECKS"] = True
+    _database["OPTIONS"] = {
+        **_database.get("OPTIONS", {}),
+        "pool": {
+            "min_size": 0,
+            "max_size": env.integer("DATABASE_POOL_SIZE", 16, low=2, high=500),
+            "timeout": 10,
+        },
+    }
+DATABASES = {"default": _database}
+
+# --- web -------------------------------------------------------------------------------------------------------------
+HTTP_HOST = env.text("HTTP_HOST", _loopback_or_all)
+HTTP_PORT = env.integer("HTTP_PORT", 8000, low=1, high=65535)
+HTTP_EXTRA_PORTS = env.ports("HTTP_EXTRA_PORTS", [8003, 8080] if DEMO else [])
+HTTP_WORKERS = env.integer("HTTP_WORKERS", 1 if SQLITE else 2, low=1, high=64)
+HTTP_THREADS = env.integer("HTTP_THREADS", 16, low=1, high=256)
+MAX_REQUEST_SIZE = env.integer("MAX_REQUEST_SIZE", 262144, low=1024, high=2**31)
+METRICS_ALLOWED_NETWORKS = env.networks("METRICS_ALLOWED_NETWORKS", [])
+METRICS_BEARER_TOKEN = env.text("METRICS_BEARER_TOKEN")
+CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS", [])
+ADMIN_USERNAME = env.text("ADMIN_USERNAME", "admin")
+if not re.fullmatch(r"[\w.@+-]{1,150}", ADMIN_USERNAME):
+    raise SettingError("ADMIN_USERNAME", ADMIN_USERNAME, "1 to 150 letters, digits and @ . + - _")
+ADMIN_PASSWORD = env.text("ADMIN_PASSWORD")
+if not DEMO:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = env.boolean("SECURE_SSL_REDIRECT", True)
+    SECURE_REDIRECT_EXEMPT = [r"^health/?$", r"^api/(v1/)?health/?$", r"^metrics/?$"]
+    SECURE_HSTS_SECONDS = env.integer("SECURE_HSTS_SECONDS", 31536000, low=0, high=10**9)
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
+    SECURE_HSTS_PRELOAD = True
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+SESSION_COOKIE_HTTPONLY = True
+X_FRAME_OPTIONS = "DENY"
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "accounts.api.authentication.ApiKeyAuthentication",
+        "accounts.api.authentication.BasicAuthentication",
+        "accounts.api.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "accounts.api.problems.exception_handler",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "mailproj API",
+    "VERSION": "1.0",
+    "OAS_VERSION": "3.1.0",
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "ENUM_NAME_OVERRIDES": {
+        "MessageStatusEnum": "mailflow.models.message.Message.Status",
+        "RecipientStatusEnum": "queue.models.entry.Entry.Status",
+        "QueueStatusEnum": "queue.api.entries.STATUS_CHOICES",
+    },
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+}
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
+UNFOLD = {
+    "SITE_TITLE": "mailproj",
+    "SITE_HEADER": "mailproj",
+    "SITE_SYMBOL": "mail",  # from the icon font that the theme ships: no request leaves this host
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "mailproj.dashboard.favicon"}],
+    "SHOW_VIEW_ON_SITE": False,
+    "DASHBOARD_CALLBACK": "mailproj.dashboard.figures",
+    "SIDEBAR": {"navigation": "mailproj.dashboard.navigation"},
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97% .014 254.6)",
+            "100": "oklch(93.2% .032 255.6)",
+            "200": "oklch(88.2% .059 254.1)",
+            "300": "oklch(80.9% .105 251.8)",
+            "400": "oklch(70.7% .165 254.6)",
+            "500": "oklch(62.3% .214 259.8)",
+            "600": "oklch(54.6% .245 262.9)",
+            "700": "oklch(48.8% .243 264.4)",
+            "800": "oklch(42.4% .199 265.6)",
+            "900": "oklch(37.9% .146 265.5)",
+            "950": "oklch(28.2% .091 267.9)",
+        }
+    },
+}
+
+
+# --- Redis and Celery: the doorbell ----------------------------------------------------------------------------------
+def _default_redis_url() -> str:
+    """Return the address of the Redis that `runall` started on this data, if one runs, for commands beside it."""
+    try:
+        return (RUN_DIR / "redis.url").read_text().strip()
+    except FileNotFoundError:
+        return "redis://127.0.0.1:6379/0"
+
+
+REDIS_URL = env.text("REDIS_URL") or _default_redis_url()
+CELERY_BROKER_URL = REDIS_URL
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 4
+CELERY_WORKER_SEND_TASK_EVENTS = False
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_TASK_DEFAULT_QUEUE = "mailproj"
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 2, "socket_timeout": 10, "visibility_timeout": 3600}
+SWEEP_INTERVAL_SECONDS = env.seconds("SWEEP_INTERVAL_SECONDS", 15)
+CELERY_BEAT_SCHEDULE = {
+    "sweep": {
+        "task": "queue.sweep",
+        "schedule": SWEEP_INTERVAL_SECONDS,
+        "options": {"expires": max(5.0, SWEEP_INTERVAL_SECONDS)},
+    },
+    "prune": {"task": "queue.prune", "schedule": 3600.0, "options": {"expires": 3600}},
+}
+CELERY_BEAT_SCHEDULE_FILENAME = str(MAIL_DATA_DIR / "celerybeat-schedule")
+
+# --- SMTP in ---------------------------------------------------------------------------------------------------------
+SMTP_HOST = env.text("SMTP_HOST", _loopback_or_all)
+SMTP_PORT = env.port("SMTP_PORT", 2525)
+SMTPS_PORT = env.port("SMTPS_PORT", 2465)
+SMTP_METRICS_PORT = env.port("SMTP_METRICS_PORT", 8081)
+SMTP_HOSTNAME = env.text("SMTP_HOSTNAME", "localhost")
+SMTP_MAX_CONNECTIONS = env.integer("SMTP_MAX_CONNECTIONS", 100, low=1, high=100_000)
+SMTP_MAX_MESSAGE_SIZE = env.integer("SMTP_MAX_MESSAGE_SIZE", 52428800, low=65536, high=2**31)
+SMTP_MAX_RECIPIENTS = env.integer("SMTP_MAX_RECIPIENTS", 1000, low=100, high=100_000)
+SMTP_TIMEOUT = env.seconds(("SMTP_TIMEOUT_SECONDS", "SMTP_TIMEOUT"), 300)
+SMTP_ENABLE_AUTH = env.boolean("SMTP_ENABLE_AUTH", True)
+SMTP_AUTH_REQUIRE_TLS = env.boolean("SMTP_AUTH_REQUIRE_TLS", True)
+SMTP_ENABLE_TLS = env.boolean("SMTP_ENABLE_TLS", DEMO)
+SMTP_TLS_CERT = env.text("SMTP_TLS_CERT", str(MAIL_DATA_DIR / "tls" / "cert.pem") if DEMO else "")
+SMTP_TLS_KEY = env.text("SMTP_TLS_KEY", str(MAIL_DATA_DIR / "tls" / "key.pem") if DEMO else "")
+if SMTP_ENABLE_TLS and not (SMTP_TLS_CERT and SMTP_TLS_KEY):
+    raise SettingError("SMTP_TLS_CERT", None, "paths in SMTP_TLS_CERT and SMTP_TLS_KEY while SMTP_ENABLE_TLS is true")
+SMTP_TRUSTED_NETWORKS = env.networks("SMTP_TRUSTED_NETWORKS", [])
+SMTP_FROM_ADDRESS = env.text("SMTP_FROM_ADDRESS", "noreply@example.com" if DEMO else "")
+
+# --- storage ---------------------------------------------------------------------------------------------------------
+SMTP_STORAGE_TYPE = env.choice("SMTP_STORAGE_TYPE", "maildir", ["maildir", "database"])
+SMTP_STORAGE_PATH = Path(env.text("SMTP_STORAGE_PATH", str(MAIL_DATA_DIR / "mail"))).resolve()
+
+# --- out -------------------------------------------------------------------------------------------------------------
+HANDOFF = "queue.handoff.QueueHandoff"
+DELIVERY_MODE = env.choice("DELIVERY_MODE", "sandbox" if DEMO else "live", ["live", "sandbox"])
+RELAY_HOST = env.text("RELAY_HOST")
+RELAY_PORT = env.port("RELAY_PORT", 587)
+RELAY_USERNAME = env.text("RELAY_USERNAME")
+RELAY_PASSWORD = env.text("RELAY_PASSWORD")
+RELAY_STARTTLS = env.choice("RELAY_STARTTLS", "opportunistic", ["required", "opportunistic", "never"])
+SMTP_OUT_PORT = env.port("SMTP_OUT_PORT", 25)
+DNS_SERVERS = env.nameservers("DNS_SERVERS")
+OUTBOUND_ALLOWED_NETWORKS = env.networks("OUTBOUND_ALLOWED_NETWORKS", [])
+OUTBOUND_TIMEOUT = env.seconds("OUTBOUND_TIMEOUT", 300)
+OUTBOUND_CONNECT_TIMEOUT = env.seconds("OUTBOUND_CONNECT_TIMEOUT", 30)
+SMTP_MAX_WORKERS = env.integer("SMTP_MAX_WORKERS", 50, low=1, high=1000)
+SMTP_POOL_SIZE = env.integer("SMTP_POOL_SIZE", 10, low=1, high=100)
+RETRY_SCHEDULE = env.durations("RETRY_SCHEDULE", "1m,5m,30m,2h,6h")
+QUEUE_MAX_ATTEMPTS = env.integer("QUEUE_MAX_ATTEMPTS", 5, low=1, high=100)
+QUEUE_MAX_AGE_SECONDS = env.seconds("QUEUE_MAX_AGE", 5 * 86400)
+QUEUE_LEASE_SECONDS = env.seconds("QUEUE_LEASE_SECONDS", 60)
+QUEUE_KEEP_FAILED_DAYS = env.integer("QUEUE_KEEP_FAILED_DAYS", 7, low=0, high=3650)
+MESSAGE_KEEP_DAYS = env.integer("MESSAGE_KEEP_DAYS", 30, low=1, high=36500)
+
+# --- logs and metrics ------------------------------------------------------------------------------------------------
+LOG_LEVEL = env.choice(("LOG_LEVEL", "SMTP_LOG_LEVEL"), "info", ["debug", "info", "warn", "warning", "error"])
+LOG_JSON = env.boolean("LOG_JSON", True)
+LOGGING = logging_config(LOG_LEVEL, json_lines=LOG_JSON)
+LOGGING_CONFIG = "logging.config.dictConfig"
+DJANGO_STRUCTLOG_TRUST_UPSTREAM_REQUEST_ID = True  # mailproj.middleware.request_id has looked at it
+PROMETHEUS_EXPORT_MIGRATIONS = False
