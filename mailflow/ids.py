@@ -30,7 +30,7 @@ def new_message_id() -> str:
 
 
 def time_prefix(moment: dt.datetime) -> str:
-    """Return what message ids made at `moment` have behind their prefix; compares as a string with the ids themselves."""
+    """Return what message ids made at `moment` have behind their prefix; it compares with ids as a string."""
     return _base32(int(moment.timestamp() * 1000), 10)
 
 
@@ -52,8 +52,8 @@ def new_trace_id() -> str:
 class _RowIds:
     """63-bit ids: 41 bits of milliseconds, 22 bits of a counter that starts anywhere in each process.
 
-    Two processes share an id only if both count through the same 22-bit value within one millisecond; the unique key then
-    refuses one of the two commits, which the client repeats.
+    Two processes share an id only if both count through the same 22-bit value within one millisecond; the unique key
+    then refuses one of the two commits, which the client repeats.
     """
 
     def __init__(self) -> None:

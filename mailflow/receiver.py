@@ -1,8 +1,9 @@
 """The accept leg: the one front door for SMTP, HTTP, forwarded mail and our own DSNs.
 
-A door collects an envelope and octets, asks the policy stages what it asks at its own steps, and hands a `Submission` here.
-Here the content is looked at, the trace fields are put on top, and the spool commits the message with its queue entries and
-its first event. Only when `accept…` returns a receipt is the message on disk, and only then may the peer hear 250 or 202.
+A door collects an envelope and octets, asks the policy stages what it asks at its own steps, and hands a `Submission`
+here. Here the content is looked at, the trace fields are put on top, and the spool commits the message with its queue
+entries and its first event. Only when `accept…` returns a receipt is the message on disk, and only then may the peer
+hear 250 or 202.
 """
 
 from __future__ import annotations
@@ -113,4 +114,4 @@ def examine(submission: Submission) -> Accepted:
     )
 
 
-__all__ = ["Submission", "accept", "accept_blocking", "accept_within", "examine", "Refused", "Unavailable"]
+__all__ = ["Refused", "Submission", "Unavailable", "accept", "accept_blocking", "accept_within", "examine"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import connection
 
@@ -49,7 +50,7 @@ def claim(
     """
     table = connection.ops.quote_name(Entry._meta.db_table)
     among = ""
-    parameters: list[object] = [worker, _moment(now + lease), _moment(now)]
+    parameters: list[Any] = [worker, _moment(now + lease), _moment(now)]
     if entry_ids is not None:
         if not entry_ids:
             return []
@@ -59,8 +60,8 @@ def claim(
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE {table} SET lease = %s, next_attempt_at = %s WHERE id IN ("  # noqa: S608  (names and marks only)
-            f"SELECT id FROM {table} WHERE next_attempt_at <= %s{among} ORDER BY next_attempt_at LIMIT {int(limit)}{skip}"
-            ") RETURNING id",
+            f"SELECT id FROM {table} WHERE next_attempt_at <= %s{among} "
+            f"ORDER BY next_attempt_at LIMIT {int(limit)}{skip}) RETURNING id",
             parameters,
         )
         claimed = [row[0] for row in cursor.fetchall()]

@@ -1,8 +1,8 @@
 """The relay leg: what happens to a claimed entry, step by step.
 
-claim → sort (ours or foreign) → route → carry → settle. `engine.py` runs these steps for many entries at once and keeps their
-leases; each step here takes values and returns values. An entry whose step fails unexpectedly is deferred, never lost: its
-lease runs out, or its result says so.
+claim → sort (ours or foreign) → route → carry → settle. `engine.py` runs these steps for many entries at once and keeps
+their leases; each step here takes values and returns values. An entry whose step fails unexpectedly is deferred, never
+lost: its lease runs out, or its result says so.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class Sorted:
     hopeless: Sequence[Result]
 
 
-def claim_due(
-    worker: str, *, limit: int, lease: dt.timedelta, entry_ids: Sequence[int] | None = None
-) -> Sorted:
+def claim_due(worker: str, *, limit: int, lease: dt.timedelta, entry_ids: Sequence[int] | None = None) -> Sorted:
     """Step 1 and 2, in a database thread: lease due entries and look up which of them are ours."""
     parcels = claim.claim(worker, limit=limit, now=timezone.now(), lease=lease, entry_ids=entry_ids)
     return sort(parcels)

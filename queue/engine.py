@@ -1,8 +1,8 @@
 """The delivery engine of one worker process: an event loop in a thread of its own that keeps many deliveries going.
 
-Celery only rings it with ids. It claims, delivers, renews its leases, settles in batches, looks for due entries by itself
-(so that mail flows while Redis is away), and drains at shutdown. A peer that takes five minutes holds one of its slots and
-nothing else. Started after a fork, never before.
+Celery only rings it with ids. It claims, delivers, renews its leases, settles in batches, looks for due entries by
+itself (so that mail flows while Redis is away), and drains at shutdown. A peer that takes five minutes holds one of its
+slots and nothing else. Started after a fork, never before.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import signal
 import socket
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import structlog
 import uvloop
@@ -26,6 +27,7 @@ from django.conf import settings
 from django.db import close_old_connections, connection
 from django.utils import timezone
 
+from accounts.addresses import Resolution
 from accounts.dns.base import Resolver
 from accounts.dns.dnspython import DnsPythonResolver
 from mailflow import content
@@ -97,7 +99,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
 
-    # --- called from other threads -------------------------------------------------------------------------------------
+    # --- called from other threads ------------------------------------------------------------------------------------
 
     def start(self) -> None:
         if self._thread is None:
@@ -123,7 +125,7 @@ class Engine:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    # --- the loop ------------------------------------------------------------------------------------------------------
+    # --- the loop -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         """Run the loop; an engine that breaks ends its process, which would else look alive and deliver nothing."""
@@ -195,7 +197,7 @@ class Engine:
                 found = await self._in_database(
                     delivery.claim_due, self.worker, limit=CLAIM_BATCH, lease=self._lease, entry_ids=ids or None
                 )
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  (whatever the database says: the loop goes on)
                 logger.error("queue.claim_failed", cause=f"{type(error).__name__}: {error}")
                 self._sweep_wanted = True
                 await self._pause()
@@ -206,9 +208,12 @@ class Engine:
 
     async def _pause(self) -> None:
         """Wait out a trouble, but not a shutdown."""
-        ends_at = asyncio.get_running_loop().time() + PAUSE_AFTER_TROUBLE_SECONDS
-        while not self._stopping and asyncio.get_running_loop().time() < ends_at:
-            await asyncio.sleep(0.1)
+        self._wake.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PAUSE_AFTER_TROUBLE_SECONDS):
+                while not self._stopping:
+                    await self._wake.wait()
+                    self._wake.clear()
 
     def _dispatch(self, found: delivery.Sorted) -> None:
         for parcel in [*(parcel for parcel, _ in found.ours), *found.foreign, *(r.parcel for r in found.hopeless)]:
@@ -221,9 +226,9 @@ class Engine:
             self._untouched.add(parcel.entry_id)
         self._fill_lanes()
 
-    # --- deliveries ----------------------------------------------------------------------------------------------------
+    # --- deliveries ---------------------------------------------------------------------------------------------------
 
-    async def _deliver_ours(self, parcels: Sequence[tuple[Parcel, delivery.Resolution]]) -> None:
+    async def _deliver_ours(self, parcels: Sequence[tuple[Parcel, Resolution]]) -> None:
         started_at = timezone.now()
         try:
             results = await self._in_files(delivery.deliver_ours, parcels)
@@ -258,9 +263,7 @@ class Engine:
             if octets is None:
                 self._ended([delivery.content_missing(parcel, started_at) for parcel in parcels])
                 return
-            results = await delivery.deliver_foreign(
-                parcels, octets, router=self._router, transport=self._transport
-            )
+            results = await delivery.deliver_foreign(parcels, octets, router=self._router, transport=self._transport)
             self._ended(results)
         except Exception as error:
             logger.exception("queue.delivery_failed", message_id=first.message_id, trace_id=first.trace_id)
@@ -273,12 +276,12 @@ class Engine:
                 self._lanes.pop(first.domain, None)
             self._fill_lanes()
 
-    def _spawn(self, job: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(job)  # type: ignore[arg-type]
+    def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(job)
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
 
-    # --- ends ----------------------------------------------------------------------------------------------------------
+    # --- ends ---------------------------------------------------------------------------------------------------------
 
     def _ended(self, results: Sequence[Result]) -> None:
         if results:
@@ -299,7 +302,7 @@ class Engine:
             try:
                 new_ids = await self._in_database(delivery.write_down, batch, worker=self.worker)
                 break
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  (whatever the database says: the loop goes on)
                 logger.error("queue.settle_failed", cause=f"{type(error).__name__}: {error}", results=len(batch))
                 await asyncio.sleep(PAUSE_AFTER_TROUBLE_SECONDS)
         for result in batch:
@@ -316,7 +319,7 @@ class Engine:
                 until = timezone.now() + self._lease
                 try:
                     await self._in_database(claim.renew, self.worker, ids[start : start + 500], until=until)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001  (as above)
                     logger.error("queue.renew_failed", cause=f"{type(error).__name__}: {error}")
 
     async def _sweep_forever(self) -> None:
@@ -335,14 +338,14 @@ class Engine:
         if given_back:
             try:
                 await self._in_database(claim.give_back, self.worker, given_back, now=timezone.now())
-            except Exception as error:  # their leases run out
+            except Exception as error:  # noqa: BLE001  (whatever the database says: the loop goes on)
                 logger.error("queue.give_back_failed", cause=f"{type(error).__name__}: {error}")
-        while self._in_flight and asyncio.get_running_loop().time() < ends_at:
+        while self._in_flight and asyncio.get_running_loop().time() < ends_at:  # noqa: ASYNC110  (once, at the end)
             await asyncio.sleep(0.02)
         for task in list(self._jobs):
             task.cancel()
 
-    # --- threads -------------------------------------------------------------------------------------------------------
+    # --- threads ------------------------------------------------------------------------------------------------------
 
     async def _in_database(self, function: Callable[..., T], *arguments: object, **named: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(

@@ -44,7 +44,9 @@ def from_reply(code: int, text: str, *, transport: str, next_hop: str = "", tls:
     return Outcome(kind, text, transport, code, enhanced, next_hop, tls)
 
 
-def deferred(reason: str, *, transport: str, enhanced_code: str = "4.4.0", next_hop: str = "", tls: str = "") -> Outcome:
+def deferred(
+    reason: str, *, transport: str, enhanced_code: str = "4.4.0", next_hop: str = "", tls: str = ""
+) -> Outcome:
     """An attempt without a verdict of the peer: no connection, silence, a broken line, our own trouble."""
     return Outcome(Kind.DEFERRED, reason, transport, None, enhanced_code, next_hop, tls)
 

@@ -41,7 +41,7 @@ def run() -> int:
 
 
 def _prune_messages(now: dt.datetime) -> int:
-    """Remove ended messages past MESSAGE_KEEP_DAYS that are in no mailbox; failed ones after QUEUE_KEEP_FAILED_DAYS more."""
+    """Remove messages that ended before MESSAGE_KEEP_DAYS (failed ones: and QUEUE_KEEP_FAILED_DAYS) and lie nowhere."""
     kept = dt.timedelta(days=settings.MESSAGE_KEEP_DAYS)
     kept_failed = max(kept, dt.timedelta(days=settings.QUEUE_KEEP_FAILED_DAYS))
     old = Q(finished_at__lt=now - kept, status=Message.Status.DELIVERED) | Q(finished_at__lt=now - kept_failed)
@@ -68,6 +68,8 @@ def _prune_orphans(now: dt.datetime) -> None:
 def _prune_refusals(now: dt.datetime) -> None:
     """Remove events that belong to no message, past MESSAGE_KEEP_DAYS."""
     before = now - dt.timedelta(days=settings.MESSAGE_KEEP_DAYS)
-    ids = list(Event.objects.filter(message_id="", created_at__lt=before).order_by().values_list("pk", flat=True)[:10_000])
+    ids = list(
+        Event.objects.filter(message_id="", created_at__lt=before).order_by().values_list("pk", flat=True)[:10_000]
+    )
     for start in range(0, len(ids), 500):
         Event.objects.filter(pk__in=ids[start : start + 500]).delete()

@@ -50,7 +50,7 @@ class Ringer:
     def _send(self, batch: list[int]) -> None:
         try:
             deliver.apply_async((batch,), retry=False)
-        except Exception as error:  # whatever the broker's client raises: the sweep will find the entries
+        except Exception as error:  # noqa: BLE001  (whatever the broker's client raises: the sweep finds the entries)
             if not self._away:
                 logger.warning("queue.ring_failed", cause=f"{type(error).__name__}: {error}")
             self._away = True

@@ -54,5 +54,7 @@ def next_step(
         return Step(End.BOUNCED, None, f"all {max_attempts} attempts are used up")
     at = now + next_delay(delays, attempts, fraction)
     if at > expires_at:
-        return Step(End.BOUNCED, None, f"the next attempt would come after {expires_at:%Y-%m-%d %H:%M} UTC, its last hour")
+        return Step(
+            End.BOUNCED, None, f"the next attempt would come after {expires_at:%Y-%m-%d %H:%M} UTC, its last hour"
+        )
     return Step(End.RETRY, at, f"attempt {attempts + 1} of {max_attempts} follows at {at:%H:%M:%S} UTC")

@@ -1,4 +1,4 @@
-"""Write down how attempts ended: entries, attempts, events, filed copies, DSNs and message status, in one transaction."""
+"""Write down how attempts ended: entries, attempts, events, copies, DSNs, message status, in one transaction."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _UPDATE = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The end of one attempt. `filing`: the copy that is still to be given its place; `forward`: the mail that replaces it."""
+    """The end of one attempt. `filing`: the copy that still needs its place; `forward`: the mail that replaces it."""
 
     parcel: Parcel
     outcome: Outcome
@@ -121,7 +121,9 @@ def _forward(results: Sequence[Result]) -> tuple[list[Result], list[int]]:
                 new_ids += receiver.accept_within([result.forward])
             except Refused as refusal:
                 words = f"Forwarding was refused: {refusal.reason}."
-                result = replace(result, outcome=failed(words, transport="local", enhanced_code=refusal.reply.enhanced_code))
+                result = replace(
+                    result, outcome=failed(words, transport="local", enhanced_code=refusal.reply.enhanced_code)
+                )
         settled.append(result)
     return settled, new_ids
 
@@ -200,9 +202,15 @@ def _event(item: _Settled, worker: str) -> events.NewEvent:
         case End.DELIVERED:
             kind, summary = Event.Kind.DELIVERED, f"{parcel.recipient}: taken{hop} at attempt {item.attempts}."
         case End.RETRY:
-            kind, summary = Event.Kind.DEFERRED, f"{parcel.recipient}: attempt {item.attempts} deferred{hop}; {step.reason}."
+            kind, summary = (
+                Event.Kind.DEFERRED,
+                f"{parcel.recipient}: attempt {item.attempts} deferred{hop}; {step.reason}.",
+            )
         case End.BOUNCED:
-            kind, summary = Event.Kind.BOUNCED, f"{parcel.recipient}: given up after attempt {item.attempts}{hop}; {step.reason}."
+            kind, summary = (
+                Event.Kind.BOUNCED,
+                f"{parcel.recipient}: given up after attempt {item.attempts}{hop}; {step.reason}.",
+            )
     return events.NewEvent(
         kind=kind.value,
         summary=summary,
@@ -217,7 +225,7 @@ def _event(item: _Settled, worker: str) -> events.NewEvent:
 
 
 def _report_failures(settled: Iterable[_Settled], now: dt.datetime) -> list[int]:
-    """Send the senders of what bounced their DSN, in this transaction (RFC 3464, RFC 5321 §6.1); return the new entries' ids."""
+    """Send the senders of what bounced their DSN (RFC 3464, RFC 5321 §6.1); return the new entries' ids."""
     bounced: defaultdict[str, list[_Settled]] = defaultdict(list)
     for item in settled:
         if item.step.end is End.BOUNCED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.db import models
@@ -15,14 +15,20 @@ class User(AbstractUser):
 
     email = AddressField("address", unique=True, help_text="The mailbox address; the user may send from it.")
     organization = models.ForeignKey(
-        "accounts.Organization", models.PROTECT, null=True, blank=True, related_name="users",
+        "accounts.Organization",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="users",
         help_text="Empty only for staff of the platform.",
     )
-    is_organization_admin = models.BooleanField(default=False, help_text="May manage the organization's users and domains.")
+    is_organization_admin = models.BooleanField(
+        default=False, help_text="May manage the organization's users and domains."
+    )
     quota_mb = models.PositiveIntegerField(default=1000, help_text="Room for kept mail, in MiB; 0 means no limit.")
     used_octets = models.BigIntegerField(default=0, editable=False, help_text="Octets of kept mail, counted at filing.")
 
-    objects: ClassVar[UserManager[User]] = UserManager()
+    objects: ClassVar[UserManager[Self]] = UserManager()
 
     class Meta:
         ordering = ["username"]

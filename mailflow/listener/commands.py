@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import structlog
 
+from accounts.names import Address
 from mailflow import counters, receiver
 from mailflow.errors import Refused, Unavailable
 from mailflow.events import NewEvent
@@ -28,7 +29,7 @@ from mailflow.policy.decision import Decision
 from mailflow.policy.recipient import check_recipient
 from mailflow.policy.sender import check_sender
 from mailflow.smtp.envelope import Envelope, Recipient
-from mailflow.smtp.paths import PathArgument, decode_xtext, parse_path
+from mailflow.smtp.paths import SYNTAX, PathArgument, decode_xtext, parse_path
 from mailflow.smtp.reply import Reply
 from mailflow.spool import group
 from mailflow.spool.accepted import Origin
@@ -120,7 +121,9 @@ class SmtpSession(SmtpConnection):
 
     async def _unknown(self, line: bytes) -> None:
         if _HTTP_REQUEST.match(line):
-            self._note_refusal("connection", Reply(421, "7.0", "This is an SMTP port"), "an HTTP request on the SMTP port")
+            self._note_refusal(
+                "connection", Reply(421, "7.0", "This is an SMTP port"), "an HTTP request on the SMTP port"
+            )
             await self.say(Reply(421, "7.0", "This is an SMTP port"))
             raise Closed
         await self.say(Reply(500, "5.1", "Command not recognized"))
@@ -142,7 +145,7 @@ class SmtpSession(SmtpConnection):
             await self.say(reply)
             raise Closed
 
-    # --- greeting ------------------------------------------------------------------------------------------------------
+    # --- greeting -----------------------------------------------------------------------------------------------------
 
     async def do_helo(self, argument: str) -> None:
         self._greet("HELO", argument, extended=False)
@@ -182,7 +185,7 @@ class SmtpSession(SmtpConnection):
         # RFC 3207 §4.2: nothing that the client told before counts.
         self.helo, self.extended, self.account, self.transaction = "", False, None, None
 
-    # --- AUTH ----------------------------------------------------------------------------------------------------------
+    # --- AUTH ---------------------------------------------------------------------------------------------------------
 
     @property
     def auth_offered(self) -> bool:
@@ -218,7 +221,7 @@ class SmtpSession(SmtpConnection):
         group.current().note(
             NewEvent(
                 kind=Event.Kind.AUTH_FAILED.value,
-                summary=f"Authentication as {username or '(nobody)'} failed: unknown user, wrong password, or disabled.",
+                summary=f"Authentication as {username or '(nobody)'} failed: unknown, disabled, or a wrong password.",
                 reply=str(reply),
                 client_address=self.client_address,
                 actor=username,
@@ -230,7 +233,7 @@ class SmtpSession(SmtpConnection):
             await self.say(Reply(421, "7.0", "Too many failed authentications, closing the connection"))
             raise Closed
 
-    # --- the transaction -----------------------------------------------------------------------------------------------
+    # --- the transaction ----------------------------------------------------------------------------------------------
 
     async def do_mail(self, argument: str) -> None:
         if not self.helo:
@@ -261,15 +264,11 @@ class SmtpSession(SmtpConnection):
                 case "SIZE":
                     envelope.declared_octets = self._declared_octets(value)
                 case "BODY":
-                    if value.upper() not in ("7BIT", "8BITMIME"):
-                        raise Refused(Reply(501, "5.4", "BODY is 7BIT or 8BITMIME"))
-                    envelope.body_type = value.upper()
+                    envelope.body_type = _one_of(value, "BODY", ("7BIT", "8BITMIME"))
                 case "AUTH" if self.auth_offered:
                     decode_xtext(value)  # taken and not trusted: nobody's word but AUTH's own counts
                 case "RET":
-                    if value.upper() not in ("FULL", "HDRS"):
-                        raise Refused(Reply(501, "5.4", "RET is FULL or HDRS"))
-                    envelope.dsn_return = value.upper()
+                    envelope.dsn_return = _one_of(value, "RET", ("FULL", "HDRS"))
                 case "ENVID":
                     envelope.envelope_id = decode_xtext(value)
                     if not value or len(value) > 100:
@@ -291,7 +290,9 @@ class SmtpSession(SmtpConnection):
         if transaction is None:
             raise Refused(Reply(503, "5.1", "Send MAIL first"))
         parsed = parse_path(argument, "TO", null_allowed=False, bare_postmaster_domain=self.listener.postmaster_domain)
-        recipient = self._recipient(parsed)
+        if parsed.address is None:
+            raise Refused(SYNTAX)
+        recipient = self._recipient(parsed.address, parsed)
         envelope = transaction.envelope
         if len(envelope.recipients) >= self.listener.max_recipients:
             raise Refused(Reply(452, "5.3", "Too many recipients; send to the rest in another transaction"))
@@ -310,9 +311,8 @@ class SmtpSession(SmtpConnection):
             envelope.recipients.append(recipient)
         await self.say(Reply(250, "1.5", "Recipient OK"))
 
-    def _recipient(self, parsed: PathArgument) -> Recipient:
+    def _recipient(self, address: Address, parsed: PathArgument) -> Recipient:
         """Read the parameters of RCPT: DSN's are kept for the delivery (RFC 3461 §4.1, §4.2)."""
-        assert parsed.address is not None
         if parsed.parameters and not self.extended:
             raise Refused(Reply(555, "5.4", "Parameters need EHLO"))
         notify = original = ""
@@ -329,7 +329,7 @@ class SmtpSession(SmtpConnection):
                 original = f"{kind};{decode_xtext(rest)}"
             else:
                 raise Refused(Reply(555, "5.4", f"Parameter {name} of RCPT is not recognized"))
-        return Recipient(parsed.address, notify, original)
+        return Recipient(address, notify, original)
 
     def _may_relay(self) -> str:
         if self.account is not None:
@@ -353,7 +353,9 @@ class SmtpSession(SmtpConnection):
         if collector.over_limit:
             limit = self.listener.max_message_octets
             reply = Reply(552, "3.4", f"Message is larger than the {limit} octets that are taken here")
-            self._note_refusal("content", reply, f"{collector.octets} octets, the limit is {limit}", transaction.envelope)
+            self._note_refusal(
+                "content", reply, f"{collector.octets} octets, the limit is {limit}", transaction.envelope
+            )
             raise Refused(reply)
         try:
             receipt = await receiver.accept(self._submission(transaction, collector.content()))
@@ -387,7 +389,7 @@ class SmtpSession(SmtpConnection):
             decisions=transaction.decisions,
         )
 
-    # --- the rest ------------------------------------------------------------------------------------------------------
+    # --- the rest -----------------------------------------------------------------------------------------------------
 
     async def do_rset(self, argument: str) -> None:
         if argument:
@@ -420,25 +422,25 @@ class SmtpSession(SmtpConnection):
         await self.say(Reply(221, "0.0", "Bye"))
         raise Closed
 
-    # --- refusals ------------------------------------------------------------------------------------------------------
+    # --- refusals -----------------------------------------------------------------------------------------------------
 
     def _refuse(self, decision: Decision, *, sender: str, recipient: str = "") -> None:
         """Leave the event of a refusal and raise it."""
-        assert decision.reply is not None
+        reply = decision.reply or INTERNAL_ERROR
         counters.add("smtp.refused")
         group.current().note(
             NewEvent(
                 kind=Event.Kind.REFUSED.value,
                 summary=f"Refused at {decision.stage}: {decision.reason} (from <{sender}>).",
                 recipient=recipient,
-                reply=str(decision.reply),
+                reply=str(reply),
                 decisions=[decision],
                 client_address=self.client_address,
                 actor=self.account.username if self.account else "",
                 trace_id=self.trace_id,
             )
         )
-        raise Refused(decision.reply, decision.reason)
+        raise Refused(reply, decision.reason)
 
     def _note_refusal(self, stage: str, reply: Reply, reason: str, envelope: Envelope | None = None) -> None:
         counters.add("smtp.refused")
@@ -455,6 +457,12 @@ class SmtpSession(SmtpConnection):
                 trace_id=self.trace_id,
             )
         )
+
+
+def _one_of(value: str, name: str, allowed: tuple[str, ...]) -> str:
+    if value.upper() not in allowed:
+        raise Refused(Reply(501, "5.4", f"{name} is {' or '.join(allowed)}"))
+    return value.upper()
 
 
 SmtpSession.commands = {

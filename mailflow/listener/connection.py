@@ -1,8 +1,8 @@
 """One SMTP connection: bytes in, lines out, timeouts, TLS, the end (RFC 5321 §3, §4.2.4, §4.5.3.2).
 
-Subclasses aiosmtpd's protocol and replaces what does not fit: introspection for every connection, a timer for every command,
-DATA line by line, the exception's text as a reply, STARTTLS through a private class, a half-closed peer that loses its
-transaction. The commands themselves are in `commands.py`.
+Subclasses aiosmtpd's protocol and replaces what does not fit: introspection for every connection, a timer for every
+command, DATA line by line, the exception's text as a reply, STARTTLS through a private class, a half-closed peer that
+loses its transaction. The commands themselves are in `commands.py`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class SmtpConnection(SMTP):
         self._data_paused = False
         self._handler_coroutine: asyncio.Task[None] | None = None
 
-    # --- the life of the connection ------------------------------------------------------------------------------------
+    # --- the life of the connection -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         asyncio.StreamReaderProtocol.connection_made(self, transport)
@@ -79,7 +79,7 @@ class SmtpConnection(SMTP):
             self.tls = tls_words(transport)
         if not self.listener.admit(self):
             self.write(TOO_MANY)
-            transport.close()  # type: ignore[attr-defined]
+            transport.close()
             return
         self._set_timeout(self.listener.timeout)
         self._handler_coroutine = self.loop.create_task(self._live())
@@ -133,7 +133,7 @@ class SmtpConnection(SMTP):
         self.write(reply)
         self.close()
 
-    # --- reading and writing -------------------------------------------------------------------------------------------
+    # --- reading and writing ------------------------------------------------------------------------------------------
 
     def write(self, reply: Reply) -> None:
         if self.transport is not None and not self.transport.is_closing():
@@ -175,7 +175,7 @@ class SmtpConnection(SMTP):
                 raise Closed from None
 
     async def read_data(self, limit: int) -> DataCollector:
-        """Collect a message after the 354; returns the collector, complete. Raises `Closed` where the peer goes away."""
+        """Collect a message after the 354; return the collector, complete. Raises `Closed` if the peer goes away."""
         collector = DataCollector(limit)
         pending: bytearray = self._reader._buffer  # type: ignore[attr-defined]
         already = bytes(pending)
@@ -204,7 +204,7 @@ class SmtpConnection(SMTP):
         if rest:
             asyncio.StreamReaderProtocol.data_received(self, rest)
 
-    # --- time ----------------------------------------------------------------------------------------------------------
+    # --- time ---------------------------------------------------------------------------------------------------------
 
     def _set_timeout(self, seconds: float) -> None:
         """Move the deadline. One coarse timer a connection looks at it: no timer is made or cancelled for a command."""
@@ -216,12 +216,12 @@ class SmtpConnection(SMTP):
             self._timer = self.loop.call_at(self._deadline, self._timer_ran)
 
     def _timer_ran(self) -> None:
-        if self._deadline > self.loop.time() or self.busy and self._collector is None:
+        if self._deadline > self.loop.time() or (self.busy and self._collector is None):
             self._timer = self.loop.call_at(max(self._deadline, self.loop.time() + 1), self._timer_ran)
             return
         self.end(TIMED_OUT)
 
-    # --- TLS -----------------------------------------------------------------------------------------------------------
+    # --- TLS ----------------------------------------------------------------------------------------------------------
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
         """Handshake on the open connection; what was sent in clear before it is forgotten (RFC 3207 §4.2)."""
@@ -237,7 +237,7 @@ class SmtpConnection(SMTP):
                 server_side=True,
                 ssl_handshake_timeout=min(30.0, self.listener.timeout),
             )
-        except (OSError, asyncio.TimeoutError) as error:  # ssl.SSLError is an OSError
+        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
             logger.info("smtp.tls_failed", client_address=self.client_address, cause=str(error))
             counters.add("smtp.tls.failed")
             raise Closed from None

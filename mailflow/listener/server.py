@@ -68,7 +68,7 @@ class Listener:
         self._auth_waiting = 0
         self._directory: dict[Address, tuple[float, Resolution]] = {}
 
-    # --- sockets -------------------------------------------------------------------------------------------------------
+    # --- sockets ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> list[int]:
         """Listen on SMTP_PORT, and with a certificate on SMTPS_PORT; return the ports. Raises `ListenError`."""
@@ -106,7 +106,7 @@ class Listener:
             if not session.busy:
                 session.end(SHUTTING_DOWN)
         deadline = self.loop.time() + DRAIN_SECONDS
-        while self._connections and self.loop.time() < deadline:
+        while self._connections and self.loop.time() < deadline:  # noqa: ASYNC110  (once, at the end)
             await asyncio.sleep(0.02)
         for session in list(self._connections):
             session.end(SHUTTING_DOWN)
@@ -115,7 +115,7 @@ class Listener:
         self._database.shutdown(wait=False, cancel_futures=True)
         self._auth.shutdown(wait=False, cancel_futures=True)
 
-    # --- connections ---------------------------------------------------------------------------------------------------
+    # --- connections --------------------------------------------------------------------------------------------------
 
     def admit(self, session: SmtpConnection) -> bool:
         """Count a new connection in; False where there are too many."""
@@ -148,7 +148,7 @@ class Listener:
     def is_loopback(self, client_address: str) -> bool:
         return client_address.startswith("127.") or client_address == "::1"
 
-    # --- questions that need the database or Argon2: never on the loop -------------------------------------------------
+    # --- questions that need the database or Argon2: never on the loop ------------------------------------------------
 
     async def resolve(self, address: Address) -> Resolution:
         """What stands behind a recipient; answers are kept for a second, for many recipients come again and again."""

@@ -8,8 +8,8 @@ from django.db import models
 class Message(models.Model):
     """One row is one accepted message with its envelope; its octets are in `ContentChunk`, its recipients in the queue.
 
-    Written once by the group commit (`mailflow.spool`), together with its content, queue entries and first event. Later only
-    `status`, `error_message` and `finished_at` change, by the relay leg.
+    Written once by the group commit (`mailflow.spool`), together with its content, queue entries and first event. Later
+    only `status`, `error_message` and `finished_at` change, by the relay leg.
     """
 
     class Status(models.TextChoices):
@@ -27,7 +27,9 @@ class Message(models.Model):
         FORWARD = "forward", "Forwarded"
         DSN = "dsn", "Delivery status notification"
 
-    id = models.CharField(primary_key=True, max_length=30, help_text="msg_…; the same in API, logs and Received header.")
+    id = models.CharField(
+        primary_key=True, max_length=30, help_text="msg_…; the same in API, logs and Received header."
+    )
     created_at = models.DateTimeField(help_text="When it was accepted.")
     source = models.CharField(max_length=10, choices=Source)
     status = models.CharField(max_length=10, choices=Status, default=Status.PROCESSING)
@@ -57,7 +59,9 @@ class Message(models.Model):
         indexes = [
             models.Index(fields=["organization_id", "id"], name="message_by_organization"),
             models.Index(fields=["status", "id"], name="message_by_status"),
-            models.Index(fields=["finished_at"], name="message_finished", condition=models.Q(finished_at__isnull=False)),
+            models.Index(
+                fields=["finished_at"], name="message_finished", condition=models.Q(finished_at__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:

@@ -12,7 +12,9 @@ MAX_RECEIVED_FIELDS = 50
 def check_size(octets: int, limit: int) -> Decision:
     if octets > limit:
         reply = Reply(552, "3.4", f"Message is larger than the {limit} octets that are taken here")
-        return Decision("content", "size.over_limit", Verdict.REJECT, f"{octets} octets, the limit is {limit}", reply=reply)
+        return Decision(
+            "content", "size.over_limit", Verdict.REJECT, f"{octets} octets, the limit is {limit}", reply=reply
+        )
     return Decision("content", "size", Verdict.ACCEPT, f"{octets} octets are within the limit of {limit}")
 
 
@@ -31,5 +33,7 @@ def check_line_ends(content: bytes) -> Decision:
     pairs = content.count(b"\r\n")
     if content.count(b"\n") != pairs or content.count(b"\r") != pairs:
         reply = Reply(554, "6.0", "Message holds a bare CR or LF; lines must end with CRLF")
-        return Decision("content", "bare_line_end", Verdict.REJECT, "a CR or LF stands alone in the message", reply=reply)
+        return Decision(
+            "content", "bare_line_end", Verdict.REJECT, "a CR or LF stands alone in the message", reply=reply
+        )
     return Decision("content", "line_ends", Verdict.ACCEPT, "all lines end with CRLF")

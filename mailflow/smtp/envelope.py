@@ -20,7 +20,7 @@ class Recipient:
 
 @dataclass(slots=True)
 class Envelope:
-    """`reverse_path` None is the null path `<>`; `dsn_return` and `envelope_id` are RET and ENVID (RFC 3461 §4.3, §4.4)."""
+    """`reverse_path` None is the null path; `dsn_return` and `envelope_id` are RET and ENVID (RFC 3461 §4.3, §4.4)."""
 
     reverse_path: Address | None
     recipients: list[Recipient] = field(default_factory=list)

@@ -29,7 +29,8 @@ class PathArgument:
 def parse_path(argument: str, keyword: str, *, null_allowed: bool, bare_postmaster_domain: str = "") -> PathArgument:
     """Parse what follows MAIL or RCPT, such as `FROM:<a@b.example> SIZE=10`; raises `Refused` with 501 or 553.
 
-    Source routes are stripped (RFC 5321 §4.1.1.3, appendix C). `<postmaster>` gets `bare_postmaster_domain`, where given.
+    Source routes are stripped (RFC 5321 §4.1.1.3, appendix C). `<postmaster>` gets `bare_postmaster_domain`, where
+    given.
     """
     head, colon, rest = argument.partition(":")
     if not colon or head.strip().upper() != keyword:

@@ -1,7 +1,7 @@
 """The group commit: many waiting sessions, one transaction, one sync (docs/adr/0003).
 
-One writer thread a process takes whatever arrived while the last commit ran; nobody waits for a batch to fill. Content above
-1 MiB is first committed in chunks by another thread, a transaction each, so that it holds up nobody's commit.
+One writer thread a process takes whatever arrived while the last commit ran; nobody waits for a batch to fill. Content
+above 1 MiB is first committed in chunks by another thread, a transaction each, so that it holds up nobody's commit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -46,12 +47,13 @@ class Waiter:
         self._event.set()
 
     def wait(self, seconds: float) -> Receipt:
-        """Return the receipt, raise what the commit raised, or `Unavailable` after `seconds` (it may still be stored)."""
+        """Return the receipt, raise what the commit raised, or `Unavailable` after `seconds` (it may yet be stored)."""
         if not self._event.wait(seconds):
             raise Unavailable(NO_STORAGE, f"no commit within {seconds} s")
         if isinstance(self._result, Exception):
             raise self._result
-        assert self._result is not None
+        if self._result is None:
+            raise Unavailable(NO_STORAGE, "woken without a result")
         return self._result
 
 
@@ -82,7 +84,7 @@ class GroupCommit:
         threading.Thread(target=self._run, name="spool", daemon=True).start()
 
     def put(self, accepted: Accepted, done: Done) -> None:
-        """Queue a message for the next commit; `done` gets a `Receipt`, or `Unavailable`. Raises `Unavailable` when full."""
+        """Queue a message for the next commit; `done` gets a `Receipt` or `Unavailable`, which is raised when full."""
         size = len(accepted.content)
         with self._changed:
             if self._octets + size > MAX_WAITING_OCTETS and self._octets:
@@ -149,7 +151,7 @@ class GroupCommit:
                 return ids
             self._answer([(waiting, _unavailable(error)) for waiting in batch])
             return []
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is: the sessions must be told, the thread must live)
             self._answer([(waiting, _unavailable(error)) for waiting in batch])
             return []
         self._answer([(waiting, Receipt(waiting.encoded.accepted.message_id)) for waiting in batch])
@@ -167,10 +169,8 @@ class GroupCommit:
             else:
                 by_loop.setdefault(done.get_loop(), []).append((done, result))
         for loop, answers in by_loop.items():
-            try:
+            with suppress(RuntimeError):  # the loop is closed: its sessions are gone, their messages are kept
                 loop.call_soon_threadsafe(_resolve, answers)
-            except RuntimeError:  # the loop is closed: its sessions are gone, their messages are kept
-                pass
 
     def _store_large(self, accepted: Accepted, done: Done) -> None:
         try:
@@ -179,7 +179,7 @@ class GroupCommit:
             for ordinal in range(chunks):
                 with transaction.atomic():
                     write.write_chunks(accepted, range(ordinal, ordinal + 1))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (as in _commit)
             self._answer([(_Waiting(write.Encoded(accepted, ""), done), _unavailable(error))])
         else:
             self._append(_Waiting(write.Encoded(accepted, encoded.digest, chunks_stored=True), done))
@@ -201,12 +201,12 @@ def _resolve(answers: Sequence[tuple[asyncio.Future[Receipt], Receipt | Exceptio
 
 
 def _unavailable(error: Exception) -> Unavailable:
-    """Translate a failed commit: a full disk is 452, all else 451; the connection is dropped so that the next one is fresh."""
+    """Translate a failed commit: a full disk is 452, all else 451; the next commit gets a fresh connection."""
     cause = f"{type(error).__name__}: {error}"
     logger.error("spool.commit_failed", cause=cause)
     try:
         connection.close()
-    except Exception as closing:
+    except Exception as closing:  # noqa: BLE001  (it is broken already)
         logger.warning("spool.close_failed", cause=str(closing))
     full = isinstance(error, OperationalError) and any(
         words in str(error).lower() for words in ("disk is full", "no space left", "could not extend file")

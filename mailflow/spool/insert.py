@@ -45,9 +45,9 @@ def _sqlite_plan(
     model: type[models.Model], fields: tuple[str, ...]
 ) -> tuple[Any, tuple[Callable[[Any], Any] | None, ...]]:
     columns = _columns(model, fields)
-    names = ", ".join(connection.ops.quote_name(column.column) for column in columns)
+    names = ", ".join(connection.ops.quote_name(str(column.column)) for column in columns)
     marks = ", ".join("%s" for _ in columns)
-    statement = f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} ({names}) VALUES ({marks})"
+    statement = f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} ({names}) VALUES ({marks})"  # noqa: S608
     return statement, tuple(_sqlite_adapter(column) for column in columns)
 
 
@@ -71,11 +71,10 @@ def _postgresql_plan(model: type[models.Model], fields: tuple[str, ...]) -> tupl
     arrays = []
     for column in columns:
         kind = column.db_parameters(connection)["type"]
-        assert kind is not None
-        arrays.append(sql.SQL("%s::{}[]").format(sql.SQL(kind.partition("(")[0])))  # varchar(30) → varchar
+        arrays.append(sql.SQL("%s::{}[]").format(sql.SQL(str(kind).partition("(")[0])))  # varchar(30) → varchar
     statement = sql.SQL("INSERT INTO {} ({}) SELECT * FROM unnest({})").format(
         sql.Identifier(model._meta.db_table),
-        sql.SQL(", ").join(sql.Identifier(column.column) for column in columns),
+        sql.SQL(", ").join(sql.Identifier(str(column.column)) for column in columns),
         sql.SQL(", ").join(arrays),
     )
     return statement, tuple(isinstance(column, models.JSONField) for column in columns)

@@ -44,7 +44,9 @@ def test_the_conversation_of_the_reference_works_as_printed(listener: Listener) 
         assert client.ask("MAIL FROM:<sender@example.com>").startswith("250")
         assert client.ask("RCPT TO:<alice@example.com>").startswith("250")
         assert client.ask("DATA").startswith("354")
-        client.send(b"Subject: Test Email\r\nFrom: sender@example.com\r\nTo: alice@example.com\r\n\r\nThis is a test email.\r\n")
+        client.send(
+            b"Subject: Test Email\r\nFrom: sender@example.com\r\nTo: alice@example.com\r\n\r\nThis is a test email.\r\n"
+        )
         assert client.ask(".").startswith("250 2.0.0 OK queued as msg_")
         assert client.ask("QUIT").startswith("221")
         assert client.is_closed()
@@ -80,9 +82,7 @@ def test_acceptance_leaves_one_event_with_all_its_decisions(listener: Listener, 
 def test_pipelined_commands_are_answered_in_order(listener: Listener) -> None:
     with connect(listener) as client:
         client.ask("EHLO peer.example")
-        client.send(
-            b"MAIL FROM:<>\r\nRCPT TO:<nobody@example.com>\r\nRCPT TO:<alice@example.com>\r\nDATA\r\n"
-        )
+        client.send(b"MAIL FROM:<>\r\nRCPT TO:<nobody@example.com>\r\nRCPT TO:<alice@example.com>\r\nDATA\r\n")
         assert [client.reply()[:3] for _ in range(4)] == ["250", "550", "250", "354"]
         client.send(MAIL + b".\r\nMAIL FROM:<b@other.example>\r\nRSET\r\nNOOP\r\nQUIT\r\n")
         assert [client.reply()[:3] for _ in range(5)] == ["250", "250", "250", "250", "221"]
@@ -110,7 +110,10 @@ def test_pipelined_commands_are_answered_in_order(listener: Listener) -> None:
         (["EHLO x", "MAIL FROM:<a@b.example>", "RCPT TO:<someone@foreign.example>"], "550 5.7.1"),
         (["EHLO x", "MAIL FROM:<a@b.example>", "RCPT TO:<alice@example.com> FOO=1"], "555 5.5.4"),
         (["EHLO x", "MAIL FROM:<a@b.example>", "RCPT TO:<alice@example.com> NOTIFY=NEVER,DELAY"], "501 5.5.4"),
-        (["EHLO x", "MAIL FROM:<a@b.example>", "RCPT TO:<alice@example.com> NOTIFY=NEVER ORCPT=rfc822;x@y"], "250 2.1.5"),
+        (
+            ["EHLO x", "MAIL FROM:<a@b.example>", "RCPT TO:<alice@example.com> NOTIFY=NEVER ORCPT=rfc822;x@y"],
+            "250 2.1.5",
+        ),
         (["EHLO x", "MAIL FROM:<a@b.example> RET=HDRS ENVID=QQ314159"], "250 2.1.0"),
         (["EHLO x", "MAIL FROM:<@relay.example:a@b.example>"], "250 2.1.0"),
         (["EHLO x", 'MAIL FROM:<"quoted part"@b.example>'], "250 2.1.0"),
@@ -252,7 +255,9 @@ def test_more_recipients_than_allowed_are_deferred(listener: Listener) -> None:
 def test_a_message_over_the_limit_is_refused_and_the_session_goes_on(listener: Listener) -> None:
     listener.max_message_octets = 100_000
     with connect(listener) as client:
-        assert send_mail(client, b"Subject: x\r\n\r\n" + b"y" * 70 + b"\r\n" + (b"z" * 998 + b"\r\n") * 1000).startswith("552 5.3.4")
+        assert send_mail(
+            client, b"Subject: x\r\n\r\n" + b"y" * 70 + b"\r\n" + (b"z" * 998 + b"\r\n") * 1000
+        ).startswith("552 5.3.4")
         assert send_mail(client).startswith("250")
     assert Message.objects.count() == 1
 
@@ -305,7 +310,9 @@ def test_a_peer_that_leaves_in_the_middle_of_data_leaves_nothing_behind(listener
     assert Message.objects.count() == 1
 
 
-def test_silence_is_ended_with_421(transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any) -> None:
+def test_silence_is_ended_with_421(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
+) -> None:
     settings.SMTP_PORT = settings.SMTPS_PORT = 0
     settings.SMTP_TIMEOUT = 0.2
     with running_listener() as running, connect(running) as client:

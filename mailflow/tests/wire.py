@@ -34,7 +34,7 @@ def running_listener(tls: ssl.SSLContext | None = None) -> Iterator[Listener]:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(serve())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  (raised again in the test's thread)
             box["error"] = error
             started.set()
 
@@ -65,7 +65,9 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
         self.socket.close()
 
     def send(self, octets: bytes) -> None:

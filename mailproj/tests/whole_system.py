@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import queue as standard_queue
 import re
 import signal
 import socket
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import queue as standard_queue
 from mailproj.tests.starting import ROOT, environment
 
 ADMIN = "admin"

@@ -21,7 +21,9 @@ class Attempt(models.Model):
     outcome = models.CharField(max_length=10, choices=Outcome)
     transport = models.CharField(max_length=10, help_text="local, smtp or sandbox.")
     next_hop = models.CharField(max_length=300, blank=True, help_text="Host name, address and port, or the mailbox.")
-    tls = models.CharField(max_length=60, blank=True, help_text="Protocol and cipher; empty where the line was in clear.")
+    tls = models.CharField(
+        max_length=60, blank=True, help_text="Protocol and cipher; empty where the line was in clear."
+    )
     code = models.PositiveSmallIntegerField(null=True, blank=True, help_text="The reply code that decided.")
     enhanced_code = models.CharField(max_length=12, blank=True)
     reply = models.TextField(blank=True, help_text="The peer's words, or ours where it had none.")

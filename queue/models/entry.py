@@ -8,9 +8,9 @@ from django.db import models
 class Entry(models.Model):
     """One row is one recipient of one accepted message: the queue itself (docs/adr/0002).
 
-    `next_attempt_at` is the one thing that says whether and when somebody may take it: a time for a waiting entry, the end of
-    the lease while a worker has it, NULL once it has ended. So a worker that dies gives it back by doing nothing.
-    States: pending → (retry →)* delivered | bounced | failed.
+    `next_attempt_at` is the one thing that says whether and when somebody may take it: a time for a waiting entry, the
+    end of the lease while a worker has it, NULL once it has ended. So a worker that dies gives it back by doing
+    nothing. States: pending → (retry →)* delivered | bounced | failed.
     """
 
     class Status(models.TextChoices):
@@ -43,7 +43,9 @@ class Entry(models.Model):
         verbose_name = "queue entry"
         verbose_name_plural = "queue entries"
         indexes = [
-            models.Index(fields=["next_attempt_at"], name="entry_due", condition=models.Q(next_attempt_at__isnull=False)),
+            models.Index(
+                fields=["next_attempt_at"], name="entry_due", condition=models.Q(next_attempt_at__isnull=False)
+            ),
             models.Index(fields=["message", "id"], name="entry_by_message"),
             models.Index(fields=["status", "id"], name="entry_by_status", condition=~models.Q(status="delivered")),
         ]

@@ -33,7 +33,9 @@ def alice(db: None) -> User:
 def accept(db: None) -> Callable[..., list[int]]:
     """Accept a message by the front door; return its entries' ids."""
 
-    def accept_message(*recipients: str, sender: str | None = "alice@example.com", notify: str = "", body: bytes = b"x\r\n") -> list[int]:
+    def accept_message(
+        *recipients: str, sender: str | None = "alice@example.com", notify: str = "", body: bytes = b"x\r\n"
+    ) -> list[int]:
         envelope = Envelope(
             parse_address(sender) if sender else None,
             [Recipient(parse_address(recipient), notify) for recipient in recipients],

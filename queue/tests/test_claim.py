@@ -23,7 +23,9 @@ def take(worker: str, entry_ids: list[int] | None = None, *, later: float = 0, l
     return [parcel.entry_id for parcel in claim.claim(worker, limit=limit, now=now, lease=LEASE, entry_ids=entry_ids)]
 
 
-def test_a_claimed_entry_belongs_to_one_worker_until_its_lease_ends(alice: User, accept: Callable[..., list[int]]) -> None:
+def test_a_claimed_entry_belongs_to_one_worker_until_its_lease_ends(
+    alice: User, accept: Callable[..., list[int]]
+) -> None:
     ids = accept("a@x.example", "b@x.example")
     assert take("one") == ids
     assert take("two") == []

@@ -68,7 +68,10 @@ def test_foreign_recipients_of_one_message_and_domain_travel_together(
     with running_engine(transport, resolver) as engine:
         engine.ring(ids)
         wait_until(lambda: open_entries() == 0)
-    assert sorted(sorted(job.recipients) for job, _ in transport.jobs) == [["a@x.example", "b@x.example"], ["c@y.example"]]
+    assert sorted(sorted(job.recipients) for job, _ in transport.jobs) == [
+        ["a@x.example", "b@x.example"],
+        ["c@y.example"],
+    ]
     assert transport.is_closed
 
 
@@ -84,7 +87,11 @@ def test_a_deferred_recipient_is_retried_and_then_delivered(
         engine.ring(ids)
         wait_until(lambda: open_entries() == 0)
     attempts = list(Attempt.objects.filter(entry__recipient="a@x.example").order_by("number"))
-    assert [(attempt.number, attempt.outcome) for attempt in attempts] == [(1, "deferred"), (2, "deferred"), (3, "delivered")]
+    assert [(attempt.number, attempt.outcome) for attempt in attempts] == [
+        (1, "deferred"),
+        (2, "deferred"),
+        (3, "delivered"),
+    ]
     assert attempts[0].reply == "4.7.1 greylisted, come back"
     assert Message.objects.get().status == Message.Status.DELIVERED
     assert Event.objects.filter(kind="deferred").count() == 2
@@ -110,7 +117,9 @@ def test_a_refused_recipient_comes_back_as_a_report_in_the_senders_mailbox(
     assert Event.objects.get(kind="dsn_sent").message_id == original.pk
 
 
-@pytest.mark.parametrize(("sender", "notify"), [(None, ""), ("alice@example.com", "NEVER"), ("alice@example.com", "DELAY")])
+@pytest.mark.parametrize(
+    ("sender", "notify"), [(None, ""), ("alice@example.com", "NEVER"), ("alice@example.com", "DELAY")]
+)
 def test_nobody_is_told_where_nobody_asked(
     alice: User, accept: Accept, resolver: MemoryResolver, sender: str | None, notify: str
 ) -> None:
