@@ -16,6 +16,7 @@ import pytest
 
 _RUN = Path(tempfile.mkdtemp(prefix="mailproj-test-"))
 _RUN.chmod(0o755)
+(_RUN / "static").mkdir()
 atexit.register(shutil.rmtree, _RUN, ignore_errors=True)
 
 

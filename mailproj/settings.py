@@ -230,6 +230,7 @@ SPECTACULAR_SETTINGS = {
         "RecipientStatusEnum": "queue.models.entry.Entry.Status",
         "QueueStatusEnum": "queue.api.entries.STATUS_CHOICES",
     },
+    "PREPROCESSING_HOOKS": ["accounts.api.schema.canonical_only"],
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
 }
 LOGIN_URL = "admin:login"

@@ -307,6 +307,7 @@ class Engine:
                 await asyncio.sleep(PAUSE_AFTER_TROUBLE_SECONDS)
         for result in batch:
             self._in_flight.pop(result.parcel.entry_id, None)
+            _log(result, self.worker)
         self._take_ring(new_ids)
         self._wake.set()
 
@@ -354,6 +355,20 @@ class Engine:
 
     async def _in_files(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._files, lambda: _guarded(function, *arguments))
+
+
+def _log(result: Result, worker: str) -> None:
+    logger.info(
+        "queue.attempted",
+        trace_id=result.parcel.trace_id,
+        message_id=result.parcel.message_id,
+        recipient=result.parcel.recipient,
+        number=result.parcel.attempts + 1,
+        outcome=result.outcome.kind.value,
+        next_hop=result.outcome.next_hop,
+        reply=result.outcome.reply,
+        worker=worker,
+    )
 
 
 def _way_out() -> tuple[Transport, delivery.Router]:

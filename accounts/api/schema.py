@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
+
+_CANONICAL = "/api/v1/"
+
+
+def canonical_only(endpoints: list[Any]) -> list[Any]:
+    """Describe each view once: at its canonical path, not at the places where the references print it."""
+    return [endpoint for endpoint in endpoints if endpoint[0].startswith(_CANONICAL) and not endpoint[0].endswith("/")]
+
 
 _OURS = "accounts.api.authentication"
 

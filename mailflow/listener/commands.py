@@ -365,6 +365,7 @@ class SmtpSession(SmtpConnection):
         counters.add("smtp.messages.accepted")
         counters.observe("message_octets", collector.octets)
         counters.observe("processing_ms", (self.loop.time() - started_at) * 1000)
+        logger.info("smtp.accepted", message_id=receipt.message_id, client_address=self.client_address)
         await self.say(Reply(250, "0.0", f"OK queued as {receipt.message_id}"))
 
     def _submission(self, transaction: Transaction, content: bytes) -> receiver.Submission:

@@ -16,7 +16,7 @@ from chaos.letters import Copy, Report
 from chaos.load import Answer, Sent, draw_recipients
 from chaos.monkey import TREE, Kill, plan
 from chaos.sink import Arrival, Sink
-from chaos.verify import BESIDE_SECONDS, Findings, judge
+from chaos.verify import AFTER_KILL_SECONDS, BEFORE_KILL_SECONDS, Findings, judge
 
 SENDER, STRANGER, OURS, HARD = "john@example.com", "r1@d1.test", "user@example.com", "hard-r1@d1.test"
 
@@ -194,8 +194,9 @@ def test_a_changed_copy_in_a_mailbox_or_the_spool_is_corrupt() -> None:
     ("target", "seconds", "is_explained"),
     [
         ("worker", 1.0, True),
-        (TREE, -1.0, True),
-        ("worker", BESIDE_SECONDS + 1, False),
+        (TREE, -AFTER_KILL_SECONDS / 2, True),
+        ("worker", BEFORE_KILL_SECONDS + 0.1, False),
+        ("worker", -AFTER_KILL_SECONDS - 0.1, False),
         ("web", 1.0, False),
         ("redis", 1.0, False),
     ],

@@ -22,8 +22,6 @@ from queue.transports.smtp import SmtpTransport
 pytestmark = on_both_loops
 
 
-# --- lines that break ---
-
 STEPS = ["greeting", "ehlo", "mail", "rcpt", "data", "dot"]
 
 

@@ -18,12 +18,14 @@ class NextHop:
     port: int
 
     def __str__(self) -> str:
-        return f"{self.host}[{self.address}]:{self.port}" if self.host != self.address else f"{self.address}:{self.port}"
+        return (
+            f"{self.host}[{self.address}]:{self.port}" if self.host != self.address else f"{self.address}:{self.port}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where mail for a domain goes: hops in the order to try. `smarthost`: with our credentials, whatever the domain."""
+    """Where mail for a domain goes: hops in the order to try. `smarthost`: with our credentials."""
 
     hops: Sequence[NextHop]
     smarthost: bool = False
@@ -49,8 +51,9 @@ class Job:
 class Transport(Protocol):
     """Carries jobs to the next hop.
 
-    `deliver` answers one outcome for every recipient of the job and raises nothing but CancelledError: what went wrong is an
-    outcome. An answer lost after the content was sent is deferred (RFC 5321 §4.5.5 prefers the duplicate to the loss).
+    `deliver` answers one outcome for every recipient of the job and raises nothing but CancelledError: what went wrong
+    is an outcome. An answer lost after the content was sent is deferred (RFC 5321 §4.5.5 prefers the duplicate to the
+    loss).
     """
 
     async def deliver(self, job: Job, route: Route) -> Mapping[str, Outcome]: ...

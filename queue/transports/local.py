@@ -1,7 +1,7 @@
 """Deliver to our own addresses: copies for mailboxes, forwards for aliases (contract §3).
 
-Runs in a thread. The copy is stored durably here; its place in the mailbox, or the forwarded mail, is committed together with
-the end of the queue entry (`queue.settle`), so neither can be there twice or be missing.
+Runs in a thread. The copy is stored durably here; its place in the mailbox, or the forwarded mail, is committed
+together with the end of the queue entry (`queue.settle`), so neither can be there twice or be missing.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def _file(
     try:
         key = storage.put(copy)
     except Unavailable as trouble:
-        return deferred(f"The mail store is not available: {trouble.cause}", transport=TRANSPORT, enhanced_code="4.3.1"), None
+        return deferred(
+            f"The mail store is not available: {trouble.cause}", transport=TRANSPORT, enhanced_code="4.3.1"
+        ), None
     filing = NewFiling(
         user_id=resolution.user_id,
         message_id=parcel.message_id,

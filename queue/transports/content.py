@@ -1,0 +1,46 @@
+"""A message as it goes on the wire (RFC 5321 §4.5.2, §2.3.8); pure.
+
+Works in blocks, so that the event loop can breathe while a large message is made ready.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+BLOCK_OCTETS = 1024 * 1024
+_DOT_LINE = re.compile(rb"\n\.")
+
+
+class BareLineEnd(ValueError):
+    """A CR or LF stands alone. Such content cannot be sent, and repairing it would break its signatures."""
+
+
+def blocks(content: bytes) -> Iterator[bytes]:
+    """Cut content into pieces of about a MiB that end with a line, as far as there are lines."""
+    start = 0
+    while len(content) - start > BLOCK_OCTETS:
+        end = content.find(b"\n", start + BLOCK_OCTETS - 1) + 1
+        if end == 0:
+            break
+        yield content[start:end]
+        start = end
+    yield content[start:] if start else content
+
+
+def dot_stuffed(block: bytes) -> bytes:
+    """Return the lines of a block, those that begin with a dot given another one; raise `BareLineEnd`.
+
+    Making every line end anew and comparing is the cheapest way to see that none was odd, and the expression to see a
+    dot: 16 µs for 10 KiB, where counting and `in` take 40.
+    """
+    if block.translate(None, b"\r").replace(b"\n", b"\r\n") != block:
+        raise BareLineEnd
+    if _DOT_LINE.search(block):
+        block = block.replace(b"\n.", b"\n..")
+    return b"." + block if block.startswith(b".") else block
+
+
+def final_dot(content: bytes) -> bytes:
+    """Return what ends the transfer of this content: a line of its own with nothing but a dot."""
+    return b".\r\n" if content.endswith(b"\r\n") or not content else b"\r\n.\r\n"

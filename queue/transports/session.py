@@ -1,0 +1,120 @@
+"""A session with a next hop, which carries one transaction after another (RFC 5321 §3, RFC 1870 §6, RFC 6152 §3).
+
+`handshake.open_session` makes sessions. One coroutine uses a session at a time; a lost line ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from queue.outcome import Outcome
+from queue.transports.base import NextHop
+from queue.transports.line import Line, LineLost
+from queue.transports.options import Timeouts
+from queue.transports.transaction import Envelope, Transaction
+from queue.transports.verdicts import Verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message ready for the wire: `octets` are dot-stuffed with the final dot, `size_octets` counts neither."""
+
+    reverse_path: str
+    octets: bytes
+    size_octets: int
+    is_declared_8bit: bool
+    is_8bit: bool
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What came of one transaction: an outcome for every recipient.
+
+    `undecided` are those whose outcome is only that the line was lost before the content went out: another hop may take
+    them. `answered` tells a peer that said nothing at all (a kept session that had died) from the rest.
+    """
+
+    outcomes: Mapping[str, Outcome]
+    undecided: Sequence[str] = ()
+    answered: bool = False
+
+
+class Session:
+    """An open session after its handshake: greeted, encrypted and authenticated as far as that goes."""
+
+    def __init__(
+        self,
+        line: Line,
+        hop: NextHop,
+        timeouts: Timeouts,
+        *,
+        extensions: Mapping[str, str],
+        smarthost: bool,
+    ) -> None:
+        self.hop = hop
+        self.smarthost = smarthost
+        self.transactions = 0
+        self.idle_since = 0.0  # the loop's time; the pool keeps it
+        self._line = line
+        self._timeouts = timeouts
+        self._extensions = extensions
+        self._size_limit = int(limit) if (limit := extensions.get("SIZE", "")).isdecimal() else 0
+        self._needs_reset = False
+        self._verdicts = Verdicts(str(hop), smarthost, line.tls)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the session can carry another transaction, as far as can be seen from here."""
+        return self._line.is_quiet
+
+    async def deliver(self, message: Outgoing, recipients: Sequence[str]) -> Delivery:
+        """Carry out one transaction; raises nothing but CancelledError, which costs the session."""
+        self.transactions += 1
+        refusal = self._refusal(message)
+        if refusal is not None:
+            return Delivery(dict.fromkeys(recipients, refusal), answered=True)
+        envelope = Envelope("RSET\r\n" if self._needs_reset else "", self._mail_from(message), recipients)
+        pipelining = "PIPELINING" in self._extensions
+        transaction = Transaction(self._line, self._verdicts, self._timeouts, pipelining=pipelining)
+        undecided: Sequence[str] = ()
+        try:
+            await transaction.run(envelope, message.octets)
+        except LineLost as error:
+            self._line.abort()
+            unknown = [recipient for recipient in recipients if recipient not in transaction.outcomes]
+            transaction.outcomes |= dict.fromkeys(unknown, self._verdicts.lost(str(error), error.reply))
+            undecided = () if transaction.content_sent else unknown
+        except BaseException:
+            self._line.abort()
+            raise
+        self._needs_reset = transaction.needs_reset
+        return Delivery(transaction.outcomes, undecided, answered=transaction.answered)
+
+    async def quit(self) -> None:
+        """End the session politely, but not at length."""
+        try:
+            self._line.send(b"QUIT\r\n")
+            await self._line.reply("QUIT", self._timeouts.quit)
+        except LineLost:
+            pass  # it is over either way
+        finally:
+            self._line.abort()
+
+    def abort(self) -> None:
+        self._line.abort()
+
+    def _mail_from(self, message: Outgoing) -> str:
+        size = f" SIZE={message.size_octets}" if "SIZE" in self._extensions else ""
+        body = " BODY=8BITMIME" if message.is_declared_8bit and "8BITMIME" in self._extensions else ""
+        return f"MAIL FROM:<{message.reverse_path}>{size}{body}\r\n"
+
+    def _refusal(self, message: Outgoing) -> Outcome | None:
+        """Return why this peer cannot have this message, as its EHLO answer tells."""
+        if self._size_limit and message.size_octets > self._size_limit:
+            return self._verdicts.permanent(
+                "5.3.4", f"the message has {message.size_octets} octets, the next hop takes {self._size_limit}"
+            )
+        if message.is_declared_8bit and message.is_8bit and "8BITMIME" not in self._extensions:
+            return self._verdicts.permanent("5.6.3", "the message needs 8BITMIME, which the next hop does not offer")
+        return None
