@@ -16,8 +16,8 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, connection
 
+from mailflow.certificates import ensure_self_signed
 from mailproj import demo, embedded_redis, probes, welcome
-from mailproj.certificates import ensure_self_signed
 from mailproj.ports import is_free, written
 from mailproj.processes import command
 from mailproj.supervisor import Service, StartFailed, Supervisor, only_one, stop_running

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from mailproj.certificates import LIFETIME, ensure_self_signed
+from mailflow.certificates import LIFETIME, ensure_self_signed
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 

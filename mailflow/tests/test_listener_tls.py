@@ -1,0 +1,120 @@
+"""TLS on the listener: STARTTLS, implicit TLS, and what must not be carried over (RFC 3207 §4.2, contract §2)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import smtplib
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accounts.models import User
+from mailflow.certificates import ensure_self_signed
+from mailflow.handoff import MemoryHandoff
+from mailflow.listener.server import Listener, ListenError, tls_context
+from mailflow.models import Message
+from mailflow.tests.test_listener import plain
+from mailflow.tests.wire import Client, running_listener
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    pair = (folder / "cert.pem", folder / "key.pem")
+    ensure_self_signed(*pair, "localhost", dt.datetime.now(dt.UTC))
+    return pair
+
+
+@pytest.fixture
+def secure(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any, certificate: tuple[Path, Path]
+) -> Iterator[Listener]:
+    """A listener with STARTTLS on its first port and implicit TLS on its second; AUTH needs TLS for everyone."""
+    settings.SMTP_PORT = 0
+    settings.SMTPS_PORT = settings_port = _free_port()
+    with running_listener(tls_context(*map(str, certificate))) as running:
+        running.is_loopback = lambda _address: False  # type: ignore[method-assign]  # as if it came from afar
+        assert settings_port in running.ports  # type: ignore[attr-defined]
+        yield running
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def port(listener: Listener, number: int = 0) -> int:
+    found: int = listener.ports[number]  # type: ignore[attr-defined]
+    return found
+
+
+def test_auth_is_offered_and_taken_after_starttls_only(secure: Listener) -> None:
+    with Client(port(secure)) as client:
+        offer = client.ask("EHLO x")
+        assert "STARTTLS" in offer
+        assert "AUTH" not in offer
+        assert client.ask("AUTH PLAIN " + plain("alice", "correct horse")).startswith("538 5.7.11")
+        assert client.ask("STARTTLS").startswith("220 2.0.0")
+        client.start_tls()
+        assert client.ask("MAIL FROM:<alice@example.com>").startswith("503")  # EHLO is forgotten
+        offer = client.ask("EHLO x")
+        assert "AUTH PLAIN LOGIN" in offer
+        assert "STARTTLS" not in offer
+        assert client.ask("STARTTLS").startswith("503")
+        assert client.ask("AUTH PLAIN " + plain("alice", "correct horse")).startswith("235")
+
+
+def test_what_was_sent_in_clear_behind_starttls_is_never_obeyed(secure: Listener) -> None:
+    with Client(port(secure)) as client:
+        client.ask("EHLO x")
+        client.send(b"STARTTLS\r\nEHLO injected\r\nMAIL FROM:<injected@b.example>\r\n")
+        assert client.reply().startswith("220")
+        client.start_tls()
+        assert client.ask("NOOP").startswith("250 2.0.0")  # its own answer, nothing before it
+        assert client.ask("MAIL FROM:<a@b.example>").startswith("503")
+
+
+def test_mail_over_implicit_tls_is_stored_as_such(secure: Listener) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with smtplib.SMTP_SSL("127.0.0.1", port(secure, 1), context=context) as client:
+        client.login("alice", "correct horse")
+        client.sendmail("alice@example.com", ["friend@foreign.example"], "Subject: x\r\n\r\n" + "y" * 200_000)
+    assert Message.objects.get().protocol == "ESMTPSA"
+
+
+def test_a_handshake_in_clear_text_is_cut_off_and_others_are_served(secure: Listener) -> None:
+    with Client(port(secure, 1), greeting=False) as client:
+        client.send(b"EHLO in clear\r\n")
+        assert "250" not in client.reply()
+    with Client(port(secure)) as client:
+        client.ask("EHLO x")
+        client.ask("STARTTLS")
+        client.send(b"NOOP in clear\r\n")
+        assert "250" not in client.reply()
+    with Client(port(secure)) as client:
+        assert client.ask("NOOP").startswith("250")
+
+
+def test_tls_older_than_1_2_is_refused(secure: Listener) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with Client(port(secure, 1), greeting=False) as client, pytest.raises((ssl.SSLError, ConnectionError)):
+        context.wrap_socket(client.socket)
+
+
+def test_a_certificate_that_is_none_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("nothing")
+    with pytest.raises(ListenError, match="cannot be used"):
+        tls_context(str(tmp_path / "cert.pem"), str(tmp_path / "cert.pem"))
