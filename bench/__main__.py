@@ -1,0 +1,105 @@
+"""`python -m bench`: what the system does in a second, beside Postfix (docs/performance.md)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import compare, postfix, profile, report, send
+from bench.processes import BenchError, end_by_signal
+from bench.rounds import Line
+
+QUICK_ROUNDS, QUICK_MESSAGES = 2, 200
+ROUNDS, MESSAGES = 5, 3000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    if options.quick:
+        options.rounds, options.messages = options.rounds or QUICK_ROUNDS, options.messages or QUICK_MESSAGES
+    options.rounds, options.messages = options.rounds or ROUNDS, options.messages or MESSAGES
+    end_by_signal()
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix="mailproj-bench-", dir=options.folder, ignore_cleanup_errors=True
+        ) as name:
+            folder = Path(name)
+            folder.chmod(0o755)  # Postfix and PostgreSQL run as users of their own
+            return _COMMANDS[options.command](options, folder)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
+        return 130
+
+
+def _postfix(options: argparse.Namespace, folder: Path) -> int:
+    if reason := postfix.unavailable():
+        print(f"SKIPPED: nothing to compare with, {reason}.")
+        return 0
+    _tell(report.conditions())
+    for case in compare.chosen(options.only):
+        lines = compare.compare(case, folder / case.name, rounds=options.rounds, messages=options.messages, say=_tell)
+        _show(case.title, lines)
+    return 0
+
+
+def _send(options: argparse.Namespace, folder: Path) -> int:
+    _tell(report.conditions())
+    _show(send.TITLE, send.compare(folder, rounds=options.rounds, requests=options.messages, say=_tell))
+    return 0
+
+
+def _profile(options: argparse.Namespace, folder: Path) -> int:
+    if reason := postfix.unavailable():
+        print(f"SKIPPED: {reason}.")
+        return 0
+    print(profile.profile(options.leg, options.database, folder, messages=options.messages, top=options.top))
+    return 0
+
+
+_COMMANDS = {"postfix": _postfix, "send": _send, "profile": _profile}
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _show(title: str, lines: Sequence[Line]) -> None:
+    print(f"\n### {title}\n\n{report.table(lines)}\n", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("command", nargs="?", choices=sorted(_COMMANDS), default="postfix", help="default: postfix")
+    parser.add_argument(
+        "leg", nargs="?", choices=profile.LEGS, default="accept", help="for profile: what to do meanwhile"
+    )
+    parser.add_argument("--rounds", type=_count, help=f"default {ROUNDS}")
+    parser.add_argument("--messages", type=_count, help=f"messages or requests a run; default {MESSAGES}")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds of {QUICK_MESSAGES}: to see that it works"
+    )
+    names = [case.name for case in compare.CASES]
+    parser.add_argument("--only", action="append", default=[], choices=names, help="one case; may be given again")
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite", help="for profile")
+    parser.add_argument("--top", type=_count, default=25, help="for profile: functions shown for each thread")
+    parser.add_argument(
+        "--folder", type=Path, help="where the data goes: a disk, not memory (default: the temporary folder)"
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
