@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from django.conf import settings
-from django.db.models import Q
 
 from accounts.models import Alias, Domain, User
 from accounts.models.alias import CATCH_ALL
@@ -45,46 +44,77 @@ FOREIGN = Resolution(Found.FOREIGN)
 
 
 def resolve(address: Address) -> Resolution:
-    """Look an address up: mailbox, alias, postmaster, then catch-all. Two to four queries."""
-    domain = Domain.objects.filter(name=address.domain).first()
-    if domain is None or not domain.is_usable:
-        return _resolve_own_postmaster(address) if address.domain == settings.SMTP_HOSTNAME.lower() else FOREIGN
-    user = User.objects.filter(email=address.lookup_key, is_active=True).first()
-    if user is None:
-        return _resolve_alias(domain, address)
-    return Resolution(
-        Found.MAILBOX,
-        user_id=user.pk,
-        user_address=user.email,
-        organization_id=user.organization_id,
-        used_octets=user.used_octets,
-        quota_octets=user.quota_mb * 1024 * 1024,
-    )
+    """Look an address up: mailbox, alias, postmaster, then catch-all."""
+    return resolve_many([address])[address]
 
 
-def _resolve_own_postmaster(address: Address) -> Resolution:
-    """Postmaster, bare or at our own host name, is taken even where that is no mail domain (RFC 5321 §4.5.1)."""
-    if address.base_local_part.lower() != POSTMASTER:
-        return FOREIGN
-    owner = User.objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
-    return Resolution(Found.ALIAS, targets=(owner.email,)) if owner is not None else FOREIGN
+def resolve_many(wanted: Collection[Address]) -> dict[Address, Resolution]:
+    """Look addresses up with one to three queries, however many; postmasters without an alias cost one more each."""
+    named = Domain.objects.filter(name__in={address.domain for address in wanted}).select_related("organization")
+    domains = {domain.name: domain for domain in named if domain.is_usable}
+    local = [address for address in wanted if address.domain in domains]
+    mailboxes = _mailboxes({address.lookup_key for address in local})
+    aliases = _aliases([address for address in local if address.lookup_key not in mailboxes], domains)
+    found = {}
+    for address in wanted:
+        domain = domains.get(address.domain)
+        if domain is None:
+            found[address] = _resolve_foreign(address)
+        elif address.lookup_key in mailboxes:
+            found[address] = mailboxes[address.lookup_key]
+        else:
+            found[address] = _resolve_alias(address, domain, aliases)
+    return found
 
 
-def _resolve_alias(domain: Domain, address: Address) -> Resolution:
+def _mailboxes(keys: set[str]) -> dict[str, Resolution]:
+    if not keys:
+        return {}
+    rows = User.objects.filter(email__in=keys, is_active=True)
+    return {
+        email: Resolution(
+            Found.MAILBOX,
+            user_id=pk,
+            user_address=email,
+            organization_id=organization_id,
+            used_octets=used_octets,
+            quota_octets=quota_mb * 1024 * 1024,
+        )
+        for pk, email, organization_id, used_octets, quota_mb in rows.values_list(
+            "pk", "email", "organization_id", "used_octets", "quota_mb"
+        )
+    }
+
+
+def _aliases(wanted: Collection[Address], domains: Mapping[str, Domain]) -> dict[tuple[int, str], Alias]:
+    if not wanted:
+        return {}
+    local_parts = {address.base_local_part.lower() for address in wanted} | {CATCH_ALL}
+    of_domains = {domains[address.domain].pk for address in wanted}
+    rows = Alias.objects.filter(domain__in=of_domains, local_part__in=local_parts, is_active=True)
+    return {(alias.domain_id, alias.local_part): alias for alias in rows}
+
+
+def _resolve_alias(address: Address, domain: Domain, aliases: Mapping[tuple[int, str], Alias]) -> Resolution:
     local_part = address.base_local_part.lower()
-    wanted = Q(local_part=local_part) | Q(local_part=CATCH_ALL)
-    aliases = {alias.local_part: alias for alias in Alias.objects.filter(wanted, domain=domain, is_active=True)}
-    alias = aliases.get(local_part)
+    alias = aliases.get((domain.pk, local_part))
     if alias is None and local_part == POSTMASTER:
         # RFC 5321 §4.5.1: a domain that takes mail must take it for postmaster; its owners read it.
-        owners = domain.organization.users.filter(is_active=True).order_by("-is_organization_admin", "pk")
-        owner = owners.first()
+        owner = domain.organization.users.filter(is_active=True).order_by("-is_organization_admin", "pk").first()
         if owner is not None:
             return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=(owner.email,))
-    alias = alias or aliases.get(CATCH_ALL)
+    alias = alias or aliases.get((domain.pk, CATCH_ALL))
     if alias is None:
         return Resolution(Found.UNKNOWN_USER, organization_id=domain.organization_id)
     return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=tuple(alias.targets))
+
+
+def _resolve_foreign(address: Address) -> Resolution:
+    """Postmaster, bare or at our own host name, is taken even where that is no mail domain (RFC 5321 §4.5.1)."""
+    if address.domain != settings.SMTP_HOSTNAME.lower() or address.base_local_part.lower() != POSTMASTER:
+        return FOREIGN
+    owner = User.objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
+    return Resolution(Found.ALIAS, targets=(owner.email,)) if owner is not None else FOREIGN
 
 
 def may_send_as(user: User, address: Address) -> bool:

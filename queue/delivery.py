@@ -49,24 +49,17 @@ def claim_due(worker: str, *, limit: int, lease: dt.timedelta, entry_ids: Sequen
 
 
 def sort(parcels: Iterable[Parcel]) -> Sorted:
-    known: dict[Address, Resolution] = {}
-    ours: list[tuple[Parcel, Resolution]] = []
-    foreign: list[Parcel] = []
+    addressed: list[tuple[Parcel, Address]] = []
     hopeless: list[Result] = []
     for parcel in parcels:
         try:
-            address = parse_address(parcel.recipient)
+            addressed.append((parcel, parse_address(parcel.recipient)))
         except InvalidName as error:
             outcome = failed(f"The address is not valid: {error}.", transport="local", enhanced_code="5.1.3")
             hopeless.append(_result(parcel, outcome, timezone.now()))
-            continue
-        resolution = known.get(address)
-        if resolution is None:
-            resolution = known[address] = addresses.resolve(address)
-        if resolution.is_local:
-            ours.append((parcel, resolution))
-        else:
-            foreign.append(parcel)
+    resolutions = addresses.resolve_many({address for _, address in addressed})
+    ours = [(parcel, resolutions[address]) for parcel, address in addressed if resolutions[address].is_local]
+    foreign = [parcel for parcel, address in addressed if not resolutions[address].is_local]
     return Sorted(ours, foreign, hopeless)
 
 

@@ -39,7 +39,7 @@ def secure(
     settings.SMTP_PORT = 0
     settings.SMTPS_PORT = settings_port = _free_port()
     with running_listener(tls_context(*map(str, certificate))) as running:
-        running.is_loopback = lambda _address: False  # type: ignore[method-assign]  # as if it came from afar
+        running.is_loopback = lambda client_address: False  # type: ignore[method-assign]  # as if it came from afar
         assert settings_port in running.ports  # type: ignore[attr-defined]
         yield running
 
