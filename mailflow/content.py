@@ -27,6 +27,12 @@ def read(message_id: str) -> bytes:
     return found[message_id]
 
 
+def read_head(message_id: str) -> bytes:
+    """Return the first chunk, which is the whole of a message up to `CHUNK_OCTETS`; empty where nothing is kept."""
+    octets = ContentChunk.objects.filter(message_id=message_id, ordinal=0).values_list("octets", flat=True).first()
+    return bytes(octets or b"")
+
+
 def read_many(message_ids: Iterable[str]) -> dict[str, bytes]:
     """Return the messages by id with one query; an id without content is left out. The caller bounds the batch."""
     pieces: dict[str, list[bytes]] = {}

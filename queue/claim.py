@@ -32,19 +32,28 @@ class Parcel:
     digest: str
     trace_id: str
     organization_id: int | None
+    dsn_return: str
+    envelope_id: str
+    content: bytes | None = None  # read ahead, where the message is small
 
 
 _PARCEL_COLUMNS = (
     "pk", "message_id", "recipient", "domain", "attempts", "max_attempts", "created_at", "expires_at", "notify",
     "original_recipient", "message__reverse_path", "message__body_type", "message__size_octets", "message__digest",
-    "message__trace_id", "message__organization_id",
+    "message__trace_id", "message__organization_id", "message__dsn_return", "message__envelope_id",
 )  # fmt: skip
 
 
 def claim(
-    worker: str, *, limit: int, now: dt.datetime, lease: dt.timedelta, entry_ids: Sequence[int] | None = None
+    worker: str,
+    *,
+    limit: int,
+    now: dt.datetime,
+    lease: dt.timedelta,
+    entry_ids: Sequence[int] | None = None,
+    without_domains: Sequence[str] = (),
 ) -> list[Parcel]:
-    """Lease up to `limit` due entries, of `entry_ids` alone where given, and return them.
+    """Lease up to `limit` due entries, of `entry_ids` alone where given, none of `without_domains`; return them.
 
     Two workers never get the same entry: the update is one statement, on PostgreSQL over rows locked with SKIP LOCKED.
     """
@@ -56,6 +65,9 @@ def claim(
             return []
         among = f" AND id IN ({', '.join(['%s'] * len(entry_ids))})"
         parameters += entry_ids
+    if without_domains:
+        among += f" AND domain NOT IN ({', '.join(['%s'] * len(without_domains))})"
+        parameters += without_domains
     skip = " FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
     with connection.cursor() as cursor:
         cursor.execute(

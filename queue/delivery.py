@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import structlog
@@ -30,6 +30,7 @@ logger = structlog.get_logger(__name__)
 T = TypeVar("T")
 Router = Callable[[str], Awaitable[Route | Outcome]]  # from a domain to its way, or to why there is none
 
+MAX_READ_AHEAD_OCTETS = 256 << 10
 MAX_CONTENT_OCTETS = 8 << 20  # what one load of several messages may take; a larger message is loaded alone
 
 
@@ -42,10 +43,39 @@ class Sorted:
     hopeless: Sequence[Result]
 
 
-def claim_due(worker: str, *, limit: int, lease: dt.timedelta, entry_ids: Sequence[int] | None = None) -> Sorted:
-    """Step 1 and 2, in a database thread: lease due entries and look up which of them are ours."""
-    parcels = claim.claim(worker, limit=limit, now=timezone.now(), lease=lease, entry_ids=entry_ids)
-    return sort(parcels)
+def claim_due(
+    worker: str,
+    *,
+    limit: int,
+    lease: dt.timedelta,
+    entry_ids: Sequence[int] | None = None,
+    without_domains: Sequence[str] = (),
+    read_ahead_octets: int = 0,
+) -> Sorted:
+    """Step 1 and 2, in a database thread: lease due entries and look up which of them are ours.
+
+    The contents of small foreign messages come along with one query, up to `read_ahead_octets` in all.
+    """
+    parcels = claim.claim(
+        worker,
+        limit=limit,
+        now=timezone.now(),
+        lease=lease,
+        entry_ids=entry_ids,
+        without_domains=without_domains,
+    )
+    found = sort(parcels)
+    return replace(found, foreign=_read_ahead(found.foreign, read_ahead_octets))
+
+
+def _read_ahead(parcels: Sequence[Parcel], octets: int) -> list[Parcel]:
+    wanted: dict[str, int] = {}
+    for parcel in parcels:
+        if parcel.message_id not in wanted and parcel.size_octets <= min(MAX_READ_AHEAD_OCTETS, octets):
+            wanted[parcel.message_id] = parcel.size_octets
+            octets -= parcel.size_octets
+    contents = content.read_many(wanted) if wanted else {}
+    return [replace(parcel, content=contents.get(parcel.message_id)) for parcel in parcels]
 
 
 def sort(parcels: Iterable[Parcel]) -> Sorted:
@@ -63,16 +93,13 @@ def sort(parcels: Iterable[Parcel]) -> Sorted:
     return Sorted(ours, foreign, hopeless)
 
 
-def deliver_ours(parcels: Sequence[tuple[Parcel, Resolution]]) -> list[Result]:
-    """Step 3 for our own addresses, in a thread: store the copies; large messages one at a time."""
-    results: list[Result] = []
-    for group in by_size(parcels, lambda pair: pair[0].size_octets):
-        started_at = timezone.now()
-        contents = content.read_many({parcel.message_id for parcel, _ in group})
-        present = [pair for pair in group if pair[0].message_id in contents]
-        results += [content_missing(parcel, started_at) for parcel, _ in group if parcel.message_id not in contents]
-        results += local.deliver(present, contents)
-    return results
+def deliver_ours(group: Sequence[tuple[Parcel, Resolution]]) -> list[Result]:
+    """Step 3 for our own addresses, in a thread: store the copies of a group that `by_size` made."""
+    started_at = timezone.now()
+    contents = content.read_many({parcel.message_id for parcel, _ in group})
+    present = [pair for pair in group if pair[0].message_id in contents]
+    missing = [content_missing(parcel, started_at) for parcel, _ in group if parcel.message_id not in contents]
+    return missing + local.deliver(present, contents)
 
 
 async def deliver_foreign(
@@ -121,7 +148,7 @@ def write_down(results: Sequence[Result], *, worker: str) -> list[int]:
     return settle.settle(results, worker=worker)
 
 
-def by_size(items: Sequence[T], octets_of: Callable[[T], int]) -> list[list[T]]:
+def by_size(items: Iterable[T], octets_of: Callable[[T], int]) -> list[list[T]]:
     """Cut into groups whose contents together stay below `MAX_CONTENT_OCTETS`; what is larger stands alone."""
     groups: list[list[T]] = []
     room = 0

@@ -15,7 +15,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,15 +24,16 @@ from typing import Any, TypeVar
 import structlog
 import uvloop
 from django.conf import settings
-from django.db import close_old_connections, connection
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
 from django.utils import timezone
 
 from accounts.addresses import Resolution
 from accounts.dns.base import Resolver
 from accounts.dns.dnspython import DnsPythonResolver
 from mailflow import content
-from queue import claim, delivery, routing
+from queue import claim, delivery, routing, settle
 from queue.claim import Parcel
+from queue.lanes import Lanes
 from queue.settle import Result
 from queue.transports import options
 from queue.transports.base import Route, Transport
@@ -42,34 +43,13 @@ from queue.transports.smtp import SmtpTransport
 logger = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-MAX_IN_FLIGHT = 1000  # entries under lease; more wait in the database
+MAX_IN_FLIGHT = 5000  # entries under lease; more wait in the database
 CLAIM_BATCH = 100
 SETTLE_BATCH = 200
-MAX_JOB_RECIPIENTS = 100
 MAX_LOADED_OCTETS = 128 << 20
-DRAIN_SECONDS = 6.0
+READ_AHEAD_OCTETS = 8 << 20  # a claim
+DRAIN_SECONDS = 4.0
 PAUSE_AFTER_TROUBLE_SECONDS = 1.0
-
-
-class Lane:
-    """What waits for one domain, in order; a few deliveries of it run at once and never more."""
-
-    def __init__(self) -> None:
-        self.waiting: deque[Parcel] = deque()
-        self.running = 0
-
-    def take(self) -> list[Parcel]:
-        """Take the next message with all its recipients that follow one another."""
-        first = self.waiting.popleft()
-        taken = [first]
-        while (
-            self.waiting
-            and self.waiting[0].message_id == first.message_id
-            and len(taken) < MAX_JOB_RECIPIENTS
-            and self.waiting[0].recipient not in {parcel.recipient for parcel in taken}
-        ):
-            taken.append(self.waiting.popleft())
-        return taken
 
 
 class Engine:
@@ -85,8 +65,7 @@ class Engine:
         self._lease = dt.timedelta(seconds=settings.QUEUE_LEASE_SECONDS)
         self._rung: OrderedDict[int, None] = OrderedDict()
         self._in_flight: dict[int, Parcel] = {}
-        self._untouched: set[int] = set()
-        self._lanes: dict[str, Lane] = {}
+        self._lanes = Lanes(settings.SMTP_POOL_SIZE)
         self._running = 0
         self._results: list[Result] = []
         self._jobs: set[asyncio.Task[None]] = set()
@@ -195,7 +174,13 @@ class Engine:
             ids = [self._rung.popitem(last=False)[0] for _ in range(rung)]
             try:
                 found = await self._in_database(
-                    delivery.claim_due, self.worker, limit=CLAIM_BATCH, lease=self._lease, entry_ids=ids or None
+                    delivery.claim_due,
+                    self.worker,
+                    limit=CLAIM_BATCH,
+                    lease=self._lease,
+                    entry_ids=ids or None,
+                    without_domains=self._lanes.full(),
+                    read_ahead_octets=min(READ_AHEAD_OCTETS, MAX_LOADED_OCTETS - self._loaded_octets),
                 )
             except Exception as error:  # noqa: BLE001  (whatever the database says: the loop goes on)
                 logger.error("queue.claim_failed", cause=f"{type(error).__name__}: {error}")
@@ -216,50 +201,53 @@ class Engine:
                     self._wake.clear()
 
     def _dispatch(self, found: delivery.Sorted) -> None:
-        for parcel in [*(parcel for parcel, _ in found.ours), *found.foreign, *(r.parcel for r in found.hopeless)]:
-            self._in_flight[parcel.entry_id] = parcel
-        self._ended(found.hopeless)
-        if found.ours:
-            self._spawn(self._deliver_ours(found.ours))
-        for parcel in found.foreign:
-            self._lanes.setdefault(parcel.domain, Lane()).waiting.append(parcel)
-            self._untouched.add(parcel.entry_id)
+        """Begin what was claimed.
+
+        After an outage longer than a lease the claim brings entries back that are under way here already: their lease
+        is longer now, and that is all that is to be done.
+        """
+        ours = [(parcel, resolution) for parcel, resolution in found.ours if self._is_new(parcel)]
+        foreign = [parcel for parcel in found.foreign if self._is_new(parcel)]
+        self._ended([result for result in found.hopeless if self._is_new(result.parcel)])
+        if ours:
+            self._spawn(self._deliver_ours(ours))
+        for parcel in foreign:
+            self._loaded_octets += len(parcel.content or b"")
+            self._lanes.add(parcel)
         self._fill_lanes()
+
+    def _is_new(self, parcel: Parcel) -> bool:
+        return self._in_flight.setdefault(parcel.entry_id, parcel) is parcel
 
     # --- deliveries ---------------------------------------------------------------------------------------------------
 
     async def _deliver_ours(self, parcels: Sequence[tuple[Parcel, Resolution]]) -> None:
-        started_at = timezone.now()
-        try:
-            results = await self._in_files(delivery.deliver_ours, parcels)
-        except Exception as error:
-            logger.exception("queue.local_delivery_failed")
-            results = [delivery.trouble(parcel, started_at, "local", error) for parcel, _ in parcels]
-        self._ended(results)
+        for group in delivery.by_size(parcels, lambda pair: pair[0].size_octets):
+            started_at = timezone.now()
+            try:
+                results = await self._in_files(delivery.deliver_ours, group)
+            except Exception as error:
+                logger.exception("queue.local_delivery_failed")
+                results = [delivery.trouble(parcel, started_at, "local", error) for parcel, _ in group]
+            self._ended(results)
 
     def _fill_lanes(self) -> None:
-        """Start deliveries: at most SMTP_POOL_SIZE for a domain and SMTP_MAX_WORKERS in all, domains in turn."""
-        progress = True
-        while progress and not self._stopping:
-            progress = False
-            for lane in list(self._lanes.values()):
-                if self._running >= settings.SMTP_MAX_WORKERS or self._loaded_octets >= MAX_LOADED_OCTETS:
-                    return
-                if lane.waiting and lane.running < settings.SMTP_POOL_SIZE:
-                    parcels = lane.take()
-                    lane.running += 1
-                    self._running += 1
-                    self._loaded_octets += parcels[0].size_octets
-                    self._spawn(self._deliver_foreign(lane, parcels))
-                    progress = True
+        """Start deliveries: at most SMTP_POOL_SIZE for a domain and SMTP_MAX_WORKERS in all, domains by turns."""
+        while not self._stopping and self._running < settings.SMTP_MAX_WORKERS:
+            parcels = self._lanes.next()
+            if parcels is None:
+                return
+            self._running += 1
+            self._spawn(self._deliver_foreign(parcels))
 
-    async def _deliver_foreign(self, lane: Lane, parcels: list[Parcel]) -> None:
+    async def _deliver_foreign(self, parcels: list[Parcel]) -> None:
         first = parcels[0]
         started_at = timezone.now()
-        self._untouched -= {parcel.entry_id for parcel in parcels}
         try:
             assert self._transport is not None
-            octets = (await self._in_files(content.read_many, [first.message_id])).get(first.message_id)
+            octets = first.content
+            if octets is None:
+                octets = (await self._in_files(content.read_many, [first.message_id])).get(first.message_id)
             if octets is None:
                 self._ended([delivery.content_missing(parcel, started_at) for parcel in parcels])
                 return
@@ -269,11 +257,10 @@ class Engine:
             logger.exception("queue.delivery_failed", message_id=first.message_id, trace_id=first.trace_id)
             self._ended([delivery.trouble(parcel, started_at, "smtp", error) for parcel in parcels])
         finally:
-            lane.running -= 1
             self._running -= 1
-            self._loaded_octets -= first.size_octets
-            if not lane.waiting and not lane.running:
-                self._lanes.pop(first.domain, None)
+            self._loaded_octets -= sum(len(parcel.content or b"") for parcel in parcels)
+            if self._lanes.ended(first.domain):
+                self._want_sweep()
             self._fill_lanes()
 
     def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
@@ -289,27 +276,44 @@ class Engine:
             self._settle_wanted.set()
 
     async def _settle_forever(self) -> None:
-        """Commit whatever ended while the last commit ran; what cannot be committed is kept and tried again."""
+        """Commit whatever ended while the last commit ran."""
         while True:
             await self._settle_wanted.wait()
             self._settle_wanted.clear()
             while self._results:
-                batch, self._results = self._results[:SETTLE_BATCH], self._results[SETTLE_BATCH:]
+                count = settle.batch_length(self._results[:SETTLE_BATCH])
+                batch, self._results = self._results[:count], self._results[count:]
                 await self._settle(batch)
 
     async def _settle(self, batch: list[Result]) -> None:
+        """Commit one batch. A database in trouble is waited for; a result that cannot be written is tried alone."""
         while True:
             try:
                 new_ids = await self._in_database(delivery.write_down, batch, worker=self.worker)
                 break
-            except Exception as error:  # noqa: BLE001  (whatever the database says: the loop goes on)
+            except (OperationalError, InterfaceError) as error:
                 logger.error("queue.settle_failed", cause=f"{type(error).__name__}: {error}", results=len(batch))
                 await asyncio.sleep(PAUSE_AFTER_TROUBLE_SECONDS)
+            except Exception as error:
+                logger.exception("queue.settle_broke", results=len(batch))
+                new_ids = await self._settle_alone(batch, error)
+                break
         for result in batch:
             self._in_flight.pop(result.parcel.entry_id, None)
             _log(result, self.worker)
         self._take_ring(new_ids)
         self._wake.set()
+
+    async def _settle_alone(self, batch: list[Result], error: Exception) -> list[int]:
+        """Commit results one by one; the one that is at fault is deferred, or left to the end of its lease."""
+        new_ids: list[int] = []
+        for result in batch:
+            attempts = [result, delivery.trouble(result.parcel, result.started_at, result.outcome.transport, error)]
+            for candidate in attempts:
+                with suppress(Exception):
+                    new_ids += await self._in_database(delivery.write_down, [candidate], worker=self.worker)
+                    break
+        return new_ids
 
     async def _renew_forever(self) -> None:
         """Keep the leases of what is in flight; a worker that dies stops doing so, and others take over."""
@@ -331,20 +335,25 @@ class Engine:
 
     async def _finish(self) -> None:
         """End at shutdown: give back what was not begun, wait for the rest, write all down."""
-        given_back = list(self._untouched)
-        for entry_id in given_back:
-            self._in_flight.pop(entry_id, None)
-        self._lanes.clear()
         ends_at = asyncio.get_running_loop().time() + self._drain_seconds
-        if given_back:
-            try:
-                await self._in_database(claim.give_back, self.worker, given_back, now=timezone.now())
-            except Exception as error:  # noqa: BLE001  (whatever the database says: the loop goes on)
-                logger.error("queue.give_back_failed", cause=f"{type(error).__name__}: {error}")
+        await self._give_back(self._lanes.empty())
         while self._in_flight and asyncio.get_running_loop().time() < ends_at:  # noqa: ASYNC110  (once, at the end)
             await asyncio.sleep(0.02)
         for task in list(self._jobs):
             task.cancel()
+        unsettled = {result.parcel.entry_id for result in self._results}
+        await self._give_back([parcel for parcel in self._in_flight.values() if parcel.entry_id not in unsettled])
+
+    async def _give_back(self, parcels: Sequence[Parcel]) -> None:
+        for parcel in parcels:
+            self._in_flight.pop(parcel.entry_id, None)
+        ids = [parcel.entry_id for parcel in parcels]
+        for start in range(0, len(ids), 500):
+            batch = ids[start : start + 500]
+            try:
+                await self._in_database(claim.give_back, self.worker, batch, now=timezone.now())
+            except Exception as error:  # noqa: BLE001  (their leases run out)
+                logger.error("queue.give_back_failed", cause=f"{type(error).__name__}: {error}")
 
     # --- threads ------------------------------------------------------------------------------------------------------
 

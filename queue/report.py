@@ -31,12 +31,14 @@ def wants_failure_report(notify: str) -> bool:
 def failure_reports(message: Message, failures: Sequence[Failure], *, original: bytes, now: dt.datetime) -> list[int]:
     """Accept one DSN for all failures of a message in the caller's transaction; return its queue entries' ids.
 
+    `original` is the message, or as much of its beginning as is at hand.
+
     No report goes to a null path or where NOTIFY forbids it: an event says so instead.
     """
     wanted = [failure for failure in failures if wants_failure_report(failure[0].notify)]
     silence = _reason_for_silence(message, wanted)
     if silence:
-        events.record([_event(message, f"No failure report was sent: {silence}.")])
+        events.record([_event(message, Event.Kind.DSN_WITHHELD, f"No failure report was sent: {silence}.")])
         return []
     report = failure_dsn(
         DsnFacts(
@@ -53,7 +55,7 @@ def failure_reports(message: Message, failures: Sequence[Failure], *, original: 
             subject=message.subject,
             internet_message_id=message.internet_message_id,
             envelope_id=message.envelope_id,
-            dsn_return=message.dsn_return,
+            dsn_return=message.dsn_return if message.size_octets <= len(original) else "HDRS",
         )
     )
     submission = receiver.Submission(
@@ -66,9 +68,11 @@ def failure_reports(message: Message, failures: Sequence[Failure], *, original: 
         entry_ids = receiver.accept_within([submission])
     except Refused as refusal:
         logger.error("queue.report_refused", message_id=message.pk, cause=refusal.reason)
-        events.record([_event(message, f"The failure report could not be sent: {refusal.reason}.")])
+        words = f"The failure report could not be sent: {refusal.reason}."
+        events.record([_event(message, Event.Kind.DSN_WITHHELD, words)])
         return []
-    events.record([_event(message, f"A failure report goes to the sender <{message.reverse_path}>.")])
+    words = f"A failure report goes to the sender <{message.reverse_path}>."
+    events.record([_event(message, Event.Kind.DSN_SENT, words)])
     return entry_ids
 
 
@@ -89,7 +93,5 @@ def _reason_for_silence(message: Message, wanted: Sequence[Failure]) -> str:
     return ""
 
 
-def _event(message: Message, summary: str) -> events.NewEvent:
-    return events.NewEvent(
-        kind=Event.Kind.DSN_SENT.value, summary=summary, message_id=message.pk, trace_id=message.trace_id
-    )
+def _event(message: Message, kind: Event.Kind, summary: str) -> events.NewEvent:
+    return events.NewEvent(kind=kind.value, summary=summary, message_id=message.pk, trace_id=message.trace_id)

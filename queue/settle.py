@@ -18,6 +18,8 @@ from mailflow.errors import Refused
 from mailflow.ids import new_row_id
 from mailflow.mailboxes import NewFiling, file_copies
 from mailflow.models import Event, Message
+from mailflow.smtp.envelope import Envelope
+from mailflow.spool.accepted import Origin
 from mailflow.spool.insert import bulk_insert
 from mailflow.storage.base import CopyMissing
 from queue import message_status
@@ -28,6 +30,8 @@ from queue.report import failure_reports
 from queue.schedule import End, Step, next_step
 
 logger = structlog.get_logger(__name__)
+
+MAX_FORWARDED_OCTETS = 8 << 20
 
 _ATTEMPT_FIELDS = (
     "id", "entry_id", "number", "started_at", "ended_at", "outcome", "transport", "next_hop", "tls", "code",
@@ -40,6 +44,15 @@ _UPDATE = (
 
 
 @dataclass(frozen=True, slots=True)
+class Forward:
+    """Mail that takes the place of a recipient that is an alias; its content is read when it is handed in."""
+
+    envelope: Envelope
+    origin: Origin
+    top: bytes  # trace field put above the content
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The end of one attempt. `filing`: the copy that still needs its place; `forward`: the mail that replaces it."""
 
@@ -48,7 +61,7 @@ class Result:
     started_at: dt.datetime
     ended_at: dt.datetime
     filing: NewFiling | None = None
-    forward: receiver.Submission | None = None
+    forward: Forward | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,16 @@ class _Settled:
     @property
     def outcome(self) -> Outcome:
         return self.result.outcome
+
+
+def batch_length(results: Sequence[Result]) -> int:
+    """Return how many of the first results one transaction may take: forwards carry their whole content into it."""
+    octets = 0
+    for count, result in enumerate(results):
+        octets += result.parcel.size_octets if result.forward is not None else 0
+        if count and octets > MAX_FORWARDED_OCTETS:
+            return count
+    return len(results)
 
 
 def settle(results: Sequence[Result], *, worker: str) -> list[int]:
@@ -118,14 +141,21 @@ def _forward(results: Sequence[Result]) -> tuple[list[Result], list[int]]:
     for result in results:
         if result.forward is not None:
             try:
-                new_ids += receiver.accept_within([result.forward])
-            except Refused as refusal:
-                words = f"Forwarding was refused: {refusal.reason}."
-                result = replace(
-                    result, outcome=failed(words, transport="local", enhanced_code=refusal.reply.enhanced_code)
-                )
+                new_ids += receiver.accept_within([_submission(result.parcel, result.forward)])
+            except (Refused, CopyMissing) as refusal:
+                words = f"Forwarding was refused: {refusal}."
+                result = replace(result, outcome=failed(words, transport="local", enhanced_code="5.4.6"))
         settled.append(result)
     return settled, new_ids
+
+
+def _submission(parcel: Parcel, forward: Forward) -> receiver.Submission:
+    return receiver.Submission(
+        source=Message.Source.FORWARD.value,
+        envelope=forward.envelope,
+        origin=forward.origin,
+        content=forward.top + content.read(parcel.message_id),
+    )
 
 
 def _judge(result: Result, now: dt.datetime) -> _Settled:
@@ -235,10 +265,7 @@ def _report_failures(settled: Iterable[_Settled], now: dt.datetime) -> list[int]
     messages = Message.objects.in_bulk(list(bounced))
     new_ids: list[int] = []
     for message_id, items in bounced.items():
-        try:
-            original = content.read(message_id)
-        except CopyMissing:
-            original = b""
+        original = content.read_head(message_id)
         failures = [(item.parcel, item.outcome, item.result.ended_at) for item in items]
         new_ids += failure_reports(messages[message_id], failures, original=original, now=now)
     return new_ids

@@ -48,7 +48,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigIntegerField(primary_key=True, serialize=False)),
                 ('created_at', models.DateTimeField()),
-                ('kind', models.CharField(choices=[('accepted', 'Accepted'), ('refused', 'Refused'), ('delivered', 'Delivered'), ('deferred', 'Deferred'), ('bounced', 'Bounced'), ('failed', 'Failed'), ('forwarded', 'Forwarded'), ('dsn_sent', 'DSN sent'), ('retry_requested', 'Retry requested'), ('deleted', 'Removed from the queue'), ('auth_failed', 'Authentication failed'), ('captured', 'Captured by the sandbox')], max_length=20)),
+                ('kind', models.CharField(choices=[('accepted', 'Accepted'), ('refused', 'Refused'), ('delivered', 'Delivered'), ('deferred', 'Deferred'), ('bounced', 'Bounced'), ('failed', 'Failed'), ('forwarded', 'Forwarded'), ('dsn_sent', 'DSN sent'), ('dsn_withheld', 'No DSN sent'), ('retry_requested', 'Retry requested'), ('deleted', 'Removed from the queue'), ('auth_failed', 'Authentication failed'), ('captured', 'Captured by the sandbox')], max_length=20)),
                 ('message_id', models.CharField(blank=True, help_text='Empty where no message came of it.', max_length=30)),
                 ('entry_id', models.BigIntegerField(blank=True, help_text="The queue entry, for one recipient's step.", null=True)),
                 ('recipient', models.CharField(blank=True, max_length=320)),

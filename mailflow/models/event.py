@@ -21,6 +21,7 @@ class Event(models.Model):
         FAILED = "failed", "Failed"
         FORWARDED = "forwarded", "Forwarded"
         DSN_SENT = "dsn_sent", "DSN sent"
+        DSN_WITHHELD = "dsn_withheld", "No DSN sent"
         RETRY_REQUESTED = "retry_requested", "Retry requested"
         DELETED = "deleted", "Removed from the queue"
         AUTH_FAILED = "auth_failed", "Authentication failed"

@@ -23,7 +23,7 @@ def check_recipient(
         reason = f"{address.domain} is ours, but has no mailbox, alias or catch-all for it"
         return Decision(_STAGE, "unknown_user", Verdict.REJECT, reason, shown, reply)
     if resolution.found is Found.ALIAS:
-        return Decision(_STAGE, "alias", Verdict.ACCEPT, f"an alias for {', '.join(resolution.targets)}", shown)
+        return Decision(_STAGE, "alias", Verdict.ACCEPT, "an alias of ours", shown)
     return _check_quota(shown, resolution, declared_octets)
 
 
@@ -38,11 +38,11 @@ def _check_foreign(shown: str, *, may_relay: str, auth_possible: bool) -> Decisi
 
 def _check_quota(shown: str, resolution: Resolution, declared_octets: int) -> Decision:
     verdict = quota_verdict(resolution.used_octets, declared_octets, resolution.quota_octets)
-    figures = f"{resolution.used_octets} of {resolution.quota_octets} octets are used"
+    figures = "the mailbox has used up its quota"
     if verdict is QuotaVerdict.FAR_OVER:
         reply = Reply(552, "2.2", f"The mailbox of {shown} is full")
         return Decision(_STAGE, "quota.far_over", Verdict.REJECT, figures, shown, reply)
     if verdict is QuotaVerdict.OVER:
         reply = Reply(452, "2.2", f"The mailbox of {shown} is full; try again later")
         return Decision(_STAGE, "quota.over", Verdict.DEFER, figures, shown, reply)
-    return Decision(_STAGE, "mailbox", Verdict.ACCEPT, f"a mailbox of {resolution.user_address}", shown)
+    return Decision(_STAGE, "mailbox", Verdict.ACCEPT, "a mailbox of ours", shown)

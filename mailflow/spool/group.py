@@ -18,7 +18,7 @@ import structlog
 from django.db import DataError, IntegrityError, OperationalError, connection, transaction
 
 from mailflow import events, handoff
-from mailflow.content import CHUNK_OCTETS
+from mailflow.content import split
 from mailflow.errors import Unavailable
 from mailflow.smtp.reply import Reply
 from mailflow.spool import write
@@ -62,12 +62,22 @@ Done = Waiter | asyncio.Future[Receipt]
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    encoded: write.Encoded
+    """`digest` only where the content was hashed and committed ahead."""
+
+    accepted: Accepted
     done: Done
+    digest: str = ""
 
     @property
     def octets(self) -> int:
-        return 0 if self.encoded.chunks_stored else len(self.encoded.accepted.content)
+        return 0 if self.digest else len(self.accepted.content)
+
+    def encoded(self) -> write.Encoded:
+        return (
+            write.Encoded(self.accepted, self.digest, chunks_stored=True)
+            if self.digest
+            else write.encode(self.accepted)
+        )
 
 
 class GroupCommit:
@@ -93,7 +103,7 @@ class GroupCommit:
         if write.is_large(accepted):
             self._large.submit(self._store_large, accepted, done)
         else:
-            self._append(_Waiting(write.encode(accepted), done))
+            self._append(_Waiting(accepted, done))
 
     def note(self, event: events.NewEvent) -> None:
         """Write an event with the next commit; used for refusals, where no reply waits for it."""
@@ -119,7 +129,7 @@ class GroupCommit:
             batch, notes = self._take()
             ids = self._commit(batch, notes)
             if ids:
-                handoff.current().ring(ids)
+                _ring(ids)
 
     def _take(self) -> tuple[list[_Waiting], list[events.NewEvent]]:
         with self._changed:
@@ -142,7 +152,7 @@ class GroupCommit:
     def _commit(self, batch: list[_Waiting], notes: list[events.NewEvent]) -> list[int]:
         """Commit and answer; what fails together because of one message's data is tried one by one."""
         try:
-            ids = _write([waiting.encoded for waiting in batch], notes)
+            ids = _write([waiting.encoded() for waiting in batch], notes)
         except (DataError, IntegrityError, ValueError) as error:
             if len(batch) + len(notes) > 1:
                 ids = [entry for waiting in batch for entry in self._commit([waiting], [])]
@@ -154,14 +164,14 @@ class GroupCommit:
         except Exception as error:  # noqa: BLE001  (whatever it is: the sessions must be told, the thread must live)
             self._answer([(waiting, _unavailable(error)) for waiting in batch])
             return []
-        self._answer([(waiting, Receipt(waiting.encoded.accepted.message_id)) for waiting in batch])
+        self._answer([(waiting, Receipt(waiting.accepted.message_id)) for waiting in batch])
         return ids
 
     def _answer(self, results: Sequence[tuple[_Waiting, Receipt | Exception]]) -> None:
         """Wake the sessions; those of one event loop with a single call into it."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Receipt], Receipt | Exception]]] = {}
         with self._changed:
-            self._octets -= sum(len(waiting.encoded.accepted.content) for waiting, _ in results)
+            self._octets -= sum(len(waiting.accepted.content) for waiting, _ in results)
         for waiting, result in results:
             done = waiting.done
             if isinstance(done, Waiter):
@@ -174,15 +184,21 @@ class GroupCommit:
 
     def _store_large(self, accepted: Accepted, done: Done) -> None:
         try:
-            encoded = write.encode(accepted)
-            chunks = -(-len(accepted.content) // CHUNK_OCTETS)
-            for ordinal in range(chunks):
+            digest = write.encode(accepted).digest
+            for ordinal, chunk in enumerate(split(accepted.content)):
                 with transaction.atomic():
-                    write.write_chunks(accepted, range(ordinal, ordinal + 1))
+                    write.write_chunk(accepted.message_id, ordinal, chunk)
         except Exception as error:  # noqa: BLE001  (as in _commit)
-            self._answer([(_Waiting(write.Encoded(accepted, ""), done), _unavailable(error))])
+            self._answer([(_Waiting(accepted, done), _unavailable(error))])
         else:
-            self._append(_Waiting(write.Encoded(accepted, encoded.digest, chunks_stored=True), done))
+            self._append(_Waiting(accepted, done, digest))
+
+
+def _ring(entry_ids: Sequence[int]) -> None:
+    try:
+        handoff.current().ring(entry_ids)
+    except Exception:  # a bell that breaks must not end the spool: the sweep finds the entries
+        logger.exception("spool.ring_failed")
 
 
 def _write(batch: Sequence[write.Encoded], notes: Sequence[events.NewEvent]) -> list[int]:

@@ -5,13 +5,14 @@ SQLite runs `executemany`; PostgreSQL gets one `INSERT â€¦ SELECT FROM unnest(â€
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import psycopg
-from django.db import connection, models
+from django.db import DEFAULT_DB_ALIAS, connection, connections, models
 from psycopg import sql
 
 
@@ -19,9 +20,10 @@ def bulk_insert(model: type[models.Model], fields: Sequence[str], rows: Sequence
     """Insert rows (tuples in the order of `fields`, which are attribute names) in the caller's transaction."""
     if not rows:
         return
-    connection.ensure_connection()
-    if connection.vendor == "postgresql":
-        _insert_postgresql(model, tuple(fields), rows)
+    database = connections[DEFAULT_DB_ALIAS]  # `connection` looks this up again at each attribute
+    database.ensure_connection()
+    if database.vendor == "postgresql":
+        _insert_postgresql(database, model, tuple(fields), rows)
     else:
         statement, adapters = _sqlite_plan(model, tuple(fields))
         prepared = [
@@ -31,8 +33,8 @@ def bulk_insert(model: type[models.Model], fields: Sequence[str], rows: Sequence
             )
             for row in rows
         ]
-        with connection.cursor() as cursor:
-            cursor.executemany(statement, prepared)
+        with database.wrap_database_errors:
+            database.connection.executemany(statement, prepared)
 
 
 def _columns(model: type[models.Model], fields: tuple[str, ...]) -> list[models.Field[Any, Any]]:
@@ -46,14 +48,14 @@ def _sqlite_plan(
 ) -> tuple[Any, tuple[Callable[[Any], Any] | None, ...]]:
     columns = _columns(model, fields)
     names = ", ".join(connection.ops.quote_name(str(column.column)) for column in columns)
-    marks = ", ".join("%s" for _ in columns)
+    marks = ", ".join("?" for _ in columns)
     statement = f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} ({names}) VALUES ({marks})"  # noqa: S608
     return statement, tuple(_sqlite_adapter(column) for column in columns)
 
 
 def _sqlite_adapter(column: models.Field[Any, Any]) -> Callable[[Any], Any] | None:
     if isinstance(column, models.DateTimeField):
-        return connection.ops.adapt_datetimefield_value
+        return _utc_text
     if isinstance(column, models.JSONField):
         return _json
     if isinstance(column, models.UUIDField):
@@ -61,8 +63,12 @@ def _sqlite_adapter(column: models.Field[Any, Any]) -> Callable[[Any], Any] | No
     return None
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+def _utc_text(value: dt.datetime) -> str:
+    """Return an aware time as Django keeps it in SQLite."""
+    return value.astimezone(dt.UTC).replace(tzinfo=None).isoformat(" ")
+
+
+_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 @lru_cache(maxsize=32)
@@ -80,12 +86,14 @@ def _postgresql_plan(model: type[models.Model], fields: tuple[str, ...]) -> tupl
     return statement, tuple(isinstance(column, models.JSONField) for column in columns)
 
 
-def _insert_postgresql(model: type[models.Model], fields: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
+def _insert_postgresql(
+    database: Any, model: type[models.Model], fields: tuple[str, ...], rows: Sequence[Sequence[Any]]
+) -> None:
     statement, is_json = _postgresql_plan(model, fields)
     arrays = [
         [_json(value) for value in column] if as_json else list(column)
         for column, as_json in zip(zip(*rows, strict=True), is_json, strict=True)
     ]
     # Server-side binding: Django's own cursor would paste the octets into the statement as text.
-    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+    with database.wrap_database_errors, psycopg.Cursor(database.connection) as cursor:
         cursor.execute(statement, arrays)

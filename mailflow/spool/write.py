@@ -38,14 +38,9 @@ def is_large(accepted: Accepted) -> bool:
     return len(accepted.content) > CHUNK_OCTETS
 
 
-def write_chunks(accepted: Accepted, ordinals: range | None = None) -> None:
-    """Insert the message's content in the caller's transaction; `ordinals` picks some of the chunks."""
-    rows = [
-        (accepted.message_id, ordinal, chunk)
-        for ordinal, chunk in enumerate(split(accepted.content))
-        if ordinals is None or ordinal in ordinals
-    ]
-    bulk_insert(ContentChunk, _CHUNK_FIELDS, rows)
+def write_chunk(message_id: str, ordinal: int, chunk: bytes) -> None:
+    """Insert one piece of a large message in the caller's transaction."""
+    bulk_insert(ContentChunk, _CHUNK_FIELDS, [(message_id, ordinal, chunk)])
 
 
 def write_accepted(batch: Sequence[Encoded], notes: Sequence[events.NewEvent] = ()) -> list[int]:

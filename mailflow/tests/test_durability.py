@@ -18,7 +18,7 @@ from mailflow.handoff import MemoryHandoff
 from mailflow.listener.server import Listener
 from mailflow.models import ContentChunk, Event, Message
 from mailflow.smtp.envelope import Envelope, Recipient
-from mailflow.spool import group, write
+from mailflow.spool import group
 from mailflow.spool.accepted import Origin
 from mailflow.tests.test_listener import connect, send_mail
 
@@ -120,7 +120,7 @@ def test_one_message_that_the_database_cannot_take_fails_alone(
     waiters = [group.Waiter() for _ in accepted]
     with spool._changed:  # all three wait before the writer looks
         for one, waiter in zip(accepted, waiters, strict=True):
-            spool._waiting.append(group._Waiting(write.encode(one), waiter))
+            spool._waiting.append(group._Waiting(one, waiter))
             spool._octets += len(one.content)
         spool._wake()
     assert waiters[0].wait(10).message_id == "msg_same"

@@ -6,6 +6,7 @@ import datetime as dt
 import email
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,7 +131,7 @@ def test_nobody_is_told_where_nobody_asked(
         engine.ring(ids)
         wait_until(lambda: open_entries() == 0)
     assert Message.objects.count() == 1
-    assert Event.objects.get(kind="dsn_sent").summary.startswith("No failure report was sent")
+    assert Event.objects.get(kind="dsn_withheld").summary.startswith("No failure report was sent")
 
 
 def test_the_end_of_the_attempts_bounces(alice: User, accept: Accept, resolver: MemoryResolver, settings: Any) -> None:
@@ -166,7 +167,30 @@ def test_an_alias_that_bites_its_own_tail_ends_in_a_report(alice: User, accept: 
     with running_engine() as engine:
         engine.ring(ids)
         wait_until(lambda: FiledMessage.objects.exists() and open_entries() == 0, 30)
-    assert "looping" in Entry.objects.get(status="bounced").last_reply
+    assert "forwarded this message before" in Entry.objects.get(status="bounced").last_reply
+
+
+def test_aliases_that_point_at_each_other_end_after_one_round(alice: User, accept: Accept) -> None:
+    domain = Domain.objects.get()
+    for name in ("one", "two"):
+        Alias.objects.create(domain=domain, local_part=name, targets=["one@example.com", "two@example.com"])
+    ids = accept("one@example.com", sender=None)
+    with running_engine() as engine:
+        engine.ring(ids)
+        wait_until(lambda: open_entries() == 0)
+    assert Message.objects.count() <= 4
+
+
+def test_what_the_sender_asked_of_reports_goes_along_with_a_forward(
+    alice: User, accept: Accept, resolver: MemoryResolver
+) -> None:
+    Alias.objects.create(domain=Domain.objects.get(), local_part="sales", targets=["out@x.example"])
+    ids = accept("sales@example.com", sender="s@y.example", notify="NEVER")
+    with running_engine(MemoryTransport(), resolver) as engine:
+        engine.ring(ids)
+        wait_until(lambda: Entry.objects.filter(recipient="out@x.example", status="delivered").exists())
+    forwarded = Entry.objects.get(recipient="out@x.example")
+    assert (forwarded.notify, forwarded.original_recipient) == ("NEVER", "rfc822;sales@example.com")
 
 
 def test_a_mailbox_that_is_gone_meanwhile_bounces(alice: User, accept: Accept) -> None:
@@ -209,6 +233,59 @@ def test_a_slow_domain_holds_up_no_other(alice: User, accept: Accept, resolver: 
             wait_until(lambda: open_entries() == 0)
     finally:
         slow.gate.set()
+
+
+def test_a_domain_with_more_mail_than_its_lane_holds_up_no_other(
+    alice: User, accept: Accept, resolver: MemoryResolver, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("queue.lanes.MAX_WAITING", 5)
+    monkeypatch.setattr("queue.engine.CLAIM_BATCH", 5)
+    settings.SMTP_POOL_SIZE = 1
+    transport = MemoryTransport()
+    transport.gate.clear()
+    ids = [entry for number in range(40) for entry in accept(f"u{number}@slow.example")]
+    ids += accept("alice@example.com")
+    try:
+        with running_engine(transport, resolver) as engine:
+            engine.ring(ids)
+            wait_until(lambda: Entry.objects.get(recipient="alice@example.com").status == "delivered")
+            assert Entry.objects.exclude(lease="").count() <= 15
+            transport.gate.set()
+            wait_until(lambda: open_entries() == 0)
+    finally:
+        transport.gate.set()
+    assert len(transport.jobs) == 40
+
+
+def test_entries_that_are_under_way_here_are_not_begun_again(
+    alice: User, accept: Accept, resolver: MemoryResolver
+) -> None:
+    transport = MemoryTransport()
+    transport.gate.clear()
+    ids = accept("a@x.example")
+    with running_engine(transport, resolver) as engine:
+        engine.ring(ids)
+        wait_until(lambda: transport.jobs)
+        Entry.objects.update(next_attempt_at=timezone.now())  # as after an outage longer than the lease
+        engine.sweep()
+        wait_until(lambda: Entry.objects.get().next_attempt_at > timezone.now())
+        transport.gate.set()
+        wait_until(lambda: open_entries() == 0)
+    assert len(transport.jobs) == 1
+
+
+def test_a_result_that_cannot_be_written_is_deferred_and_stops_no_other(
+    alice: User, accept: Accept, resolver: MemoryResolver
+) -> None:
+    transport = MemoryTransport()
+    # A code that no column takes: the commit of the batch fails for good, whatever its other results are.
+    broken = from_reply(250, "2.0.0 taken", transport="smtp")
+    transport.script["a@x.example"] = deque([replace(broken, code="not a number")])  # type: ignore[arg-type]
+    ids = accept("a@x.example") + accept("b@x.example")
+    with running_engine(transport, resolver) as engine:
+        engine.ring(ids)
+        wait_until(lambda: Entry.objects.get(recipient="b@x.example").status == "delivered")
+        wait_until(lambda: Entry.objects.get(recipient="a@x.example").status in ("retry", "delivered"))
 
 
 def test_a_drained_engine_gives_back_what_it_did_not_begin(

@@ -10,6 +10,7 @@ import datetime as dt
 import hashlib
 from collections.abc import Mapping
 
+import structlog
 from django.conf import settings
 from django.utils import timezone
 
@@ -17,16 +18,17 @@ from accounts.addresses import Found, Resolution
 from accounts.names import InvalidName, parse_address
 from mailflow.errors import Unavailable
 from mailflow.mailboxes import INBOX, NewFiling, QuotaVerdict, quota_verdict
+from mailflow.message.headers import header_section_end
 from mailflow.message.trace import return_path_line
-from mailflow.models import Message
-from mailflow.receiver import Submission
 from mailflow.smtp.envelope import Envelope, Recipient
 from mailflow.spool.accepted import Origin
 from mailflow.storage import registry
 from mailflow.storage.base import Copy, Storage
 from queue.claim import Parcel
 from queue.outcome import Kind, Outcome, deferred, failed
-from queue.settle import Result
+from queue.settle import Forward, Result
+
+logger = structlog.get_logger(__name__)
 
 TRANSPORT = "local"
 
@@ -40,7 +42,7 @@ def deliver(parcels: list[tuple[Parcel, Resolution]], contents: Mapping[str, byt
 def _deliver_one(parcel: Parcel, resolution: Resolution, content: bytes, storage: Storage) -> Result:
     started_at = timezone.now()
     filing: NewFiling | None = None
-    forward: Submission | None = None
+    forward: Forward | None = None
     match resolution.found:
         case Found.MAILBOX:
             outcome, filing = _file(parcel, resolution, content, storage, started_at)
@@ -65,9 +67,8 @@ def _file(
     try:
         key = storage.put(copy)
     except Unavailable as trouble:
-        return deferred(
-            f"The mail store is not available: {trouble.cause}", transport=TRANSPORT, enhanced_code="4.3.1"
-        ), None
+        logger.error("queue.store_unavailable", message_id=parcel.message_id, cause=trouble.cause)
+        return deferred("The mail store is not available.", transport=TRANSPORT, enhanced_code="4.3.1"), None
     filing = NewFiling(
         user_id=resolution.user_id,
         message_id=parcel.message_id,
@@ -83,23 +84,41 @@ def _file(
     return Outcome(Kind.DELIVERED, f"filed in {hop}", TRANSPORT, 250, "2.0.0", next_hop=hop), filing
 
 
-def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Outcome, Submission | None]:
+def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Outcome, Forward | None]:
+    top = f"Delivered-To: {parcel.recipient}\r\n".encode("ascii", "replace")
+    if _was_here(top.strip(), content):
+        words = f"Mail loop: {parcel.recipient} has forwarded this message before."
+        return failed(words, transport=TRANSPORT, enhanced_code="5.4.6"), None
+    original = parcel.original_recipient or f"rfc822;{parcel.recipient}"
     try:
-        targets = [Recipient(parse_address(target)) for target in resolution.targets]
+        targets = [Recipient(parse_address(target), parcel.notify, original) for target in resolution.targets]
         reverse_path = parse_address(parcel.reverse_path) if parcel.reverse_path else None
     except InvalidName as error:
         return failed(f"The alias cannot be followed: {error}.", transport=TRANSPORT, enhanced_code="5.1.3"), None
-    submission = Submission(
-        source=Message.Source.FORWARD.value,
-        envelope=Envelope(reverse_path, targets, body_type=parcel.body_type),
+    forward = Forward(
+        envelope=Envelope(
+            reverse_path,
+            targets,
+            body_type=parcel.body_type,
+            dsn_return=parcel.dsn_return,
+            envelope_id=parcel.envelope_id,
+        ),
         origin=Origin(
             protocol="INTERNAL",
             trace_id=parcel.trace_id,
             helo=settings.SMTP_HOSTNAME,
             organization_id=resolution.organization_id,
         ),
-        content=content,
+        top=top,
     )
-    names = ", ".join(str(target.address) for target in targets)
-    words = f"{parcel.recipient} is an alias: forwarded to {names}"
-    return Outcome(Kind.DELIVERED, words, TRANSPORT, 250, "2.0.0", next_hop=names[:300]), submission
+    # A sender of another organization reads this attempt: where the alias leads is its owner's to know.
+    is_private = parcel.organization_id not in (None, resolution.organization_id)
+    hop = "" if is_private else ", ".join(resolution.targets)[:300]
+    words = f"{parcel.recipient} is an alias, its mail is forwarded"
+    return Outcome(Kind.DELIVERED, words, TRANSPORT, 250, "2.0.0", next_hop=hop), forward
+
+
+def _was_here(field: bytes, content: bytes) -> bool:
+    """Whether the header section has this very Delivered-To already: forwarding again would never end."""
+    section = content[: header_section_end(content)].lower()
+    return b"\r\n" + field.lower() + b"\r\n" in b"\r\n" + section + b"\r\n"
