@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import structlog
 import uvloop
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from django.db import InterfaceError, OperationalError, ProgrammingError, close_old_connections, connection
 from django.utils import timezone
 
 from accounts.addresses import Resolution
@@ -291,7 +291,7 @@ class Engine:
             try:
                 new_ids = await self._in_database(delivery.write_down, batch, worker=self.worker)
                 break
-            except (OperationalError, InterfaceError) as error:
+            except (OperationalError, InterfaceError, ProgrammingError) as error:
                 logger.error("queue.settle_failed", cause=f"{type(error).__name__}: {error}", results=len(batch))
                 await asyncio.sleep(PAUSE_AFTER_TROUBLE_SECONDS)
             except Exception as error:

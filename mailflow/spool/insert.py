@@ -77,7 +77,8 @@ def _postgresql_plan(model: type[models.Model], fields: tuple[str, ...]) -> tupl
     arrays = []
     for column in columns:
         kind = column.db_parameters(connection)["type"]
-        arrays.append(sql.SQL("%s::{}[]").format(sql.SQL(str(kind).partition("(")[0])))  # varchar(30) → varchar
+        mark = "%t" if isinstance(column, models.JSONField) else "%b"  # octets as text would be twice as many
+        arrays.append(sql.SQL(mark + "::{}[]").format(sql.SQL(str(kind).partition("(")[0])))  # varchar(30) → varchar
     statement = sql.SQL("INSERT INTO {} ({}) SELECT * FROM unnest({})").format(
         sql.Identifier(model._meta.db_table),
         sql.SQL(", ").join(sql.Identifier(str(column.column)) for column in columns),
