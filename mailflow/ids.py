@@ -9,29 +9,20 @@ import secrets
 import threading
 import time
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 _EPOCH_MS = 1_704_067_200_000  # 2024-01-01, so that 41 bits of milliseconds last until 2093
 
 MESSAGE_ID_PREFIX = "msg_"
 MESSAGE_ID_LENGTH = len(MESSAGE_ID_PREFIX) + 26
 
 
-def _base32(number: int, digits: int) -> str:
-    out = []
-    for _ in range(digits):
-        out.append(_ALPHABET[number & 31])
-        number >>= 5
-    return "".join(reversed(out))
-
-
 def new_message_id() -> str:
-    """Return `msg_` and 26 characters: 48 bits of milliseconds, then 80 random bits."""
-    return MESSAGE_ID_PREFIX + _base32(time.time_ns() // 1_000_000, 10) + _base32(secrets.randbits(80), 16)
+    """Return `msg_` and 26 hexadecimal digits: 48 bits of milliseconds, then 56 random bits."""
+    return f"{MESSAGE_ID_PREFIX}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(7)}"
 
 
 def time_prefix(moment: dt.datetime) -> str:
     """Return what message ids made at `moment` have behind their prefix; it compares with ids as a string."""
-    return _base32(int(moment.timestamp() * 1000), 10)
+    return f"{int(moment.timestamp() * 1000):012x}"
 
 
 def first_message_id(at: dt.datetime) -> str:
@@ -46,7 +37,7 @@ def first_row_id(at: dt.datetime) -> int:
 
 def new_trace_id() -> str:
     """Return the 16 characters that tie together all log lines and events of one connection or request."""
-    return _base32(secrets.randbits(80), 16)
+    return secrets.token_hex(8)
 
 
 class _RowIds:
