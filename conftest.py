@@ -66,7 +66,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     if not skipped:
         return
-    terminalreporter.section(f"{len(skipped)} tests were SKIPPED: they need programs that `make test-deps` installs")
+    terminalreporter.section(
+        f"{len(skipped)} tests were SKIPPED (`make test-deps` installs programs; TEST_DATABASE=postgresql is the other run)"
+    )
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         terminalreporter.write_line(f"  {report.nodeid}: {reason}")

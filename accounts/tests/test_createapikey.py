@@ -55,3 +55,9 @@ def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         call_command("createapikey", "--help")
     assert "manage.py createapikey --name production --limit 100" in capsys.readouterr().out
+
+
+def test_help_says_that_mail_of_a_test_key_is_delivered(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        call_command("createapikey", "--help")
+    assert "sk_test_; its mail is delivered all the same" in " ".join(capsys.readouterr().out.split())

@@ -70,6 +70,14 @@ def test_a_key_that_is_off_or_whose_user_is_off_is_not_recognised(user: User) ->
     assert keys.authenticate(text) is None
 
 
+def test_a_key_whose_organization_is_off_is_not_recognised(user: User) -> None:
+    _, text = keys.create("one", user, daily_limit=5)
+    User.objects.filter(pk=user.pk).update(organization=Organization.objects.create(name="Off", is_active=False))
+    assert keys.authenticate(text) is None
+    Organization.objects.update(is_active=True)
+    assert keys.authenticate(text) is not None
+
+
 def test_keys_survive_a_change_of_the_secret_key(user: User, settings: LazySettings) -> None:
     key, text = keys.create("one", user, daily_limit=5)
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]

@@ -36,13 +36,23 @@ class Zone(BaseResolver):  # type: ignore[misc]
         return reply
 
 
+def _pair(zone: Zone, logger: DNSLogger) -> tuple[DNSServer, DNSServer]:
+    """Listen on one port over both; a port that is free for UDP may be taken for TCP."""
+    for _ in range(20):
+        udp = DNSServer(zone, address="127.0.0.1", port=0, logger=logger)
+        try:
+            return udp, DNSServer(zone, address="127.0.0.1", port=udp.server.server_address[1], tcp=True, logger=logger)
+        except OSError:
+            udp.server.server_close()
+    raise AssertionError("no port is free for both")
+
+
 @contextmanager
 def serving(zone: Zone) -> Iterator[Zone]:
     """Answer from the zone on a free port of loopback; `zone.address` says which."""
     quiet = DNSLogger("-request,-reply,-truncated,-error", prefix=False)
-    udp = DNSServer(zone, address="127.0.0.1", port=0, logger=quiet)
+    udp, tcp = _pair(zone, quiet)
     address = udp.server.server_address[:2]
-    tcp = DNSServer(zone, address=address[0], port=address[1], tcp=True, logger=quiet)
     udp.start_thread()
     tcp.start_thread()
     zone.address = address

@@ -56,7 +56,9 @@ def system(tmp_path_factory: pytest.TempPathFactory, peer: Peer) -> Iterator[Sys
 
 
 @pytest.fixture(autouse=True)
-def _peer_takes_everything(peer: Peer) -> Iterator[None]:
+def _everything_answers(system: System, peer: Peer) -> Iterator[None]:
+    """Whatever the test before did: the doors are open again, and the peer takes everything."""
+    wait_until(lambda: system.greets() and system.is_healthy())
     yield
     peer.rcpt, peer.dot = ("250 2.1.5 ok",), ("250 2.0.0 taken",)
     peer._said.clear()

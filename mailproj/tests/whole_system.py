@@ -101,6 +101,19 @@ class System:
     def pid(self, name: str) -> int:
         return int((self.data / "run" / f"{name}.pid").read_text())
 
+    def greets(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.smtp_port), timeout=5) as connection:
+                return connection.recv(3) == b"220"
+        except OSError:
+            return False
+
+    def is_healthy(self) -> bool:
+        try:
+            return self.request("GET", "/health").status == 200
+        except OSError:
+            return False
+
     def mailbox_password(self) -> str:
         return (self.data / "mailbox_password").read_text().strip()
 
