@@ -67,7 +67,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if not skipped:
         return
     terminalreporter.section(
-        f"{len(skipped)} tests were SKIPPED (`make test-deps` installs programs; TEST_DATABASE=postgresql is the other run)"
+        f"{len(skipped)} tests were SKIPPED; `make test-deps` and TEST_DATABASE=postgresql run them"
     )
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)

@@ -35,8 +35,11 @@ def find_server() -> Path | None:
     return Path(on_path) if on_path else None
 
 
-def plan(binary: Path, data: Path) -> EmbeddedRedis:
-    """Choose a free port and a password, and write down the configuration; nothing is started yet."""
+def plan(binary: Path, data: Path, *, log: Path | None = None) -> EmbeddedRedis:
+    """Choose a free port and a password, and write down the configuration; nothing is started yet.
+
+    Its lines are no JSON: `log` is a file of their own, without which they go to standard output.
+    """
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     port, password = free_port(), secrets.token_urlsafe(24)
     lines = [
@@ -50,6 +53,7 @@ def plan(binary: Path, data: Path) -> EmbeddedRedis:
         "maxmemory-policy noeviction",
         f'dir "{data}"',
         "loglevel warning",
+        f'logfile "{log or ""}"',
     ]
     text = "\n".join(lines) + "\n"
     return EmbeddedRedis((str(binary), "-"), text.encode(), f"redis://:{password}@127.0.0.1:{port}/0")

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TypeVar
 
+from accounts.names import parse_domain
+
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 T = TypeVar("T")
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_SECONDS = 10 * 365 * 86400
 
 
 class SettingError(SystemExit):
@@ -117,15 +120,23 @@ class Environment:
         networks = [ipaddress.ip_network(part) for part in default]
         return self._convert(name, networks, convert, "networks such as 10.0.0.0/8 separated by commas, or none")
 
-    def seconds(self, name: str | tuple[str, ...], default: float) -> float:
+    def seconds(
+        self, names: str | tuple[str, ...], default: float, *, low: float = 0, high: float = LONGEST_SECONDS
+    ) -> float:
         """A duration in seconds; `90`, `1.5`, `15m`, `4h` and `5d` are understood."""
-        return self._convert(name, default, parse_seconds, "a duration such as 30, 15m, 4h or 5d")
+        allowed = f"a duration such as 30, 15m, 4h or 5d, {_range(low, high)}"
+        return self._convert(names, default, lambda value: _bounded(value, low, high), allowed)
 
-    def durations(self, name: str, default: str) -> list[timedelta]:
+    def durations(self, name: str, default: str, *, low: float = 0, high: float = LONGEST_SECONDS) -> list[timedelta]:
         def convert(value: str) -> list[timedelta]:
-            return [timedelta(seconds=parse_seconds(part.strip())) for part in value.split(",")]
+            return [timedelta(seconds=_bounded(part.strip(), low, high)) for part in value.split(",")]
 
-        return self._convert(name, convert(default), convert, "durations separated by commas, such as 1m,5m,30m,2h")
+        allowed = f"durations separated by commas, such as 1m,5m,30m,2h, each {_range(low, high)}"
+        return self._convert(name, convert(default), convert, allowed)
+
+    def host_name(self, name: str, default: str) -> str:
+        """A host name in lower-case A-label form (RFC 5890)."""
+        return self._convert(name, default, parse_domain, "a host name such as mail.example.com")
 
     def nameservers(self, name: str) -> list[tuple[str, int]]:
         """`address` or `address:port`, several separated by commas; empty means the system's resolver."""
@@ -144,9 +155,28 @@ def parse_seconds(text: str) -> float:
     """Read `30`, `1.5s`, `15m`, `4h`, `5d` as seconds; anything else, or less than zero, is a ValueError."""
     unit = _UNITS.get(text[-1:].lower())
     number = float(text if unit is None else text[:-1]) * (unit or 1)
-    if not 0 <= number < 10 * 365 * 86400:
+    if not 0 <= number <= LONGEST_SECONDS:
         raise ValueError(text)
     return number
+
+
+def _bounded(text: str, low: float, high: float) -> float:
+    number = parse_seconds(text)
+    if not low <= number <= high:
+        raise ValueError(text)
+    return number
+
+
+def _range(low: float, high: float) -> str:
+    return f"from {_spoken(low)} to {_spoken(high)}"
+
+
+def _spoken(seconds: float) -> str:
+    """Write a duration in the largest unit that keeps it whole, as it may be given."""
+    for unit, length in reversed(_UNITS.items()):
+        if seconds >= length and seconds % length == 0:
+            return f"{seconds / length:g}{unit}"
+    return f"{seconds:g}s"
 
 
 def split_host_port(text: str, default_port: int) -> tuple[str, int]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 WEB = ("-m", "gunicorn", "mailproj.wsgi")  # with gunicorn.conf.py
 SMTP = ("manage.py", "runsmtp")
 # One solo process: the engine inside it does the deliveries (docs/architecture.md); more workers are more processes.
+# Quiet (-q), since Celery's banner is no line of a JSON log.
 WORKER = (
-    *("-m", "celery", "-A", "mailproj", "worker", "-P", "solo"),
+    *("-m", "celery", "-q", "-A", "mailproj", "worker", "-P", "solo"),
     *("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "info"),
 )
-BEAT = ("-m", "celery", "-A", "mailproj", "beat", "-l", "info")
+BEAT = ("-m", "celery", "-q", "-A", "mailproj", "beat", "-l", "info")
 MIGRATE = ("manage.py", "migrate", "--no-input")
 
 PROCESSES: dict[str, tuple[str, ...]] = {"web": WEB, "smtp": SMTP, "worker": WORKER, "beat": BEAT, "migrate": MIGRATE}

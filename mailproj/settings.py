@@ -67,6 +67,7 @@ else:
         raise SettingError("SECRET_KEY", SECRET_KEY, "at least 32 characters", secret=True)
     env.required("ALLOWED_HOSTS", "host names separated by commas")
     ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", [])
+SECRET_KEY_FALLBACKS = env.words("SECRET_KEY_FALLBACKS", [])
 _loopback_or_all = "127.0.0.1" if DEMO else "0.0.0.0"  # noqa: S104  (a production container binds all its addresses)
 
 # --- Django ----------------------------------------------------------------------------------------------------------
@@ -280,7 +281,7 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_TASK_DEFAULT_QUEUE = "mailproj"
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 2, "socket_timeout": 10, "visibility_timeout": 3600}
-SWEEP_INTERVAL_SECONDS = env.seconds("SWEEP_INTERVAL_SECONDS", 15)
+SWEEP_INTERVAL_SECONDS = env.seconds("SWEEP_INTERVAL_SECONDS", 15, low=0.2, high=3600)
 CELERY_BEAT_SCHEDULE = {
     "sweep": {
         "task": "queue.sweep",
@@ -296,11 +297,11 @@ SMTP_HOST = env.text("SMTP_HOST", _loopback_or_all)
 SMTP_PORT = env.port("SMTP_PORT", 2525)
 SMTPS_PORT = env.port("SMTPS_PORT", 2465)
 SMTP_METRICS_PORT = env.port("SMTP_METRICS_PORT", 8081)
-SMTP_HOSTNAME = env.text("SMTP_HOSTNAME", "localhost")
+SMTP_HOSTNAME = env.host_name("SMTP_HOSTNAME", "localhost")
 SMTP_MAX_CONNECTIONS = env.integer("SMTP_MAX_CONNECTIONS", 100, low=1, high=100_000)
 SMTP_MAX_MESSAGE_SIZE = env.integer("SMTP_MAX_MESSAGE_SIZE", 52428800, low=65536, high=2**31)
 SMTP_MAX_RECIPIENTS = env.integer("SMTP_MAX_RECIPIENTS", 1000, low=100, high=100_000)
-SMTP_TIMEOUT = env.seconds(("SMTP_TIMEOUT_SECONDS", "SMTP_TIMEOUT"), 300)
+SMTP_TIMEOUT = env.seconds(("SMTP_TIMEOUT_SECONDS", "SMTP_TIMEOUT"), 300, low=0.1, high=86400)
 SMTP_ENABLE_AUTH = env.boolean("SMTP_ENABLE_AUTH", True)
 SMTP_AUTH_REQUIRE_TLS = env.boolean("SMTP_AUTH_REQUIRE_TLS", True)
 SMTP_ENABLE_TLS = env.boolean("SMTP_ENABLE_TLS", DEMO)
@@ -326,16 +327,17 @@ RELAY_STARTTLS = env.choice("RELAY_STARTTLS", "opportunistic", ["required", "opp
 SMTP_OUT_PORT = env.port("SMTP_OUT_PORT", 25)
 DNS_SERVERS = env.nameservers("DNS_SERVERS")
 OUTBOUND_ALLOWED_NETWORKS = env.networks("OUTBOUND_ALLOWED_NETWORKS", [])
-OUTBOUND_TIMEOUT = env.seconds("OUTBOUND_TIMEOUT", 300)
-OUTBOUND_CONNECT_TIMEOUT = env.seconds("OUTBOUND_CONNECT_TIMEOUT", 30)
+OUTBOUND_TIMEOUT = env.seconds("OUTBOUND_TIMEOUT", 300, low=0.1, high=86400)
+OUTBOUND_CONNECT_TIMEOUT = env.seconds("OUTBOUND_CONNECT_TIMEOUT", 30, low=0.1, high=3600)
 SMTP_MAX_WORKERS = env.integer("SMTP_MAX_WORKERS", 50, low=1, high=1000)
 SMTP_POOL_SIZE = env.integer("SMTP_POOL_SIZE", 10, low=1, high=100)
-RETRY_SCHEDULE = env.durations("RETRY_SCHEDULE", "1m,5m,30m,2h,6h")
+RETRY_SCHEDULE = env.durations("RETRY_SCHEDULE", "1m,5m,30m,2h,6h", low=0.1)
 QUEUE_MAX_ATTEMPTS = env.integer("QUEUE_MAX_ATTEMPTS", 5, low=1, high=100)
-QUEUE_MAX_AGE_SECONDS = env.seconds("QUEUE_MAX_AGE", 5 * 86400)
-QUEUE_LEASE_SECONDS = env.seconds("QUEUE_LEASE_SECONDS", 60)
+QUEUE_MAX_AGE_SECONDS = env.seconds("QUEUE_MAX_AGE", 5 * 86400, low=1)
+QUEUE_LEASE_SECONDS = env.seconds("QUEUE_LEASE_SECONDS", 60, low=2, high=86400)
 QUEUE_KEEP_FAILED_DAYS = env.integer("QUEUE_KEEP_FAILED_DAYS", 7, low=0, high=3650)
 MESSAGE_KEEP_DAYS = env.integer("MESSAGE_KEEP_DAYS", 30, low=1, high=36500)
+TRAIL_KEEP_DAYS = env.integer("TRAIL_KEEP_DAYS", 90, low=1, high=36500)
 
 # --- logs and metrics ------------------------------------------------------------------------------------------------
 LOG_LEVEL = env.choice(("LOG_LEVEL", "SMTP_LOG_LEVEL"), "info", ["debug", "info", "warn", "warning", "error"])

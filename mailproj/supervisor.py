@@ -2,6 +2,9 @@
 
 Services come in stages. A stage is started when the one before it answers and is ended before it, so that the doors
 (web, SMTP) open last and close first. It must be run from the main thread (`mailproj.lifeline`).
+
+Once everything has started only a signal ends it: what the operating system refuses (a full disk, no more processes) is
+said once and tried again.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,10 +27,11 @@ from typing import IO
 from mailproj.lifeline import ends_with_this_process
 
 FIRST_DELAY, LONGEST_DELAY = 0.2, 10.0  # seconds before a dead process is started again, doubled each time
+LONGEST_WAIT = 60.0  # between two looks at the logs
 STEADY_AFTER = 30.0  # a process that lived this long starts again at the first delay
 START_LIMIT = 60.0  # for one stage to answer
 STARTS_TRIED = 3  # of a process that ends by itself while the system starts
-STOP_LIMIT = 8.0  # for all stages together; what is left then is killed
+STOP_LIMIT = 9.0  # for all stages together, whatever their shares; what is left then is killed
 LOG_LIMIT_OCTETS = 10 * 1024 * 1024
 
 
@@ -37,12 +41,16 @@ class StartFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One process to keep alive. `answers` is asked until it says yes, at the start only."""
+    """One process to keep alive. `answers` is asked until it says yes, at the start only.
+
+    `stop_seconds` is what it needs to end by itself; a stage has the most that one of its services needs.
+    """
 
     name: str
     argv: Sequence[str]
     answers: Callable[[], bool] = lambda: True
     standard_input: bytes = b""
+    stop_seconds: float = 1.0
 
 
 class _Child:
@@ -51,9 +59,10 @@ class _Child:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.process: subprocess.Popen[bytes] | None = None
+        self.is_noted = False  # its process id is in the file
         self.started_at = 0.0
         self.delay = FIRST_DELAY
-        self.start_again_at = 0.0
+        self.next_try_at = 0.0
         self.starts = 0
 
     @property
@@ -63,6 +72,15 @@ class _Child:
     @property
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
+
+    @property
+    def is_lacking(self) -> bool:
+        """Whether it has been started, and something of it is to be done again: the process, or the note of its id."""
+        return self.starts > 0 and (self.process is None or not self.is_noted)
+
+    def put_off(self, now: float) -> None:
+        self.next_try_at = now + self.delay
+        self.delay = min(LONGEST_DELAY, self.delay * 2)
 
 
 @contextmanager
@@ -118,8 +136,9 @@ class Supervisor:
         self._stages = [[_Child(service) for service in stage] for stage in stages]
         self._run_dir, self._log_dir, self._folder = run_dir, log_dir, folder
         self._environment = dict(environment)
-        self._say = say
+        self._speak = say
         self._stop_limit = stop_limit
+        self._troubles: dict[str, str] = {}  # what cannot be done just now, and the line that was said about it
         self._stopping = False
         self._wake_up, self._woken = socket.socketpair()
 
@@ -165,7 +184,7 @@ class Supervisor:
     def _start_stage(self, stage: Sequence[_Child]) -> None:
         for child in stage:
             if not self._stopping:
-                self._start(child)
+                self._start_first(child)
         deadline = time.monotonic() + START_LIMIT
         waiting = list(stage)
         while waiting and not self._stopping:
@@ -179,7 +198,15 @@ class Supervisor:
     def _answers(self, child: _Child) -> bool:
         return child.is_alive and child.service.answers()
 
+    def _start_first(self, child: _Child) -> None:
+        try:
+            self._start(child)
+            self._note_process(child)
+        except OSError as error:
+            raise StartFailed(f"{child.name} cannot be started: {error}.") from None
+
     def _start(self, child: _Child) -> None:
+        child.starts += 1
         output = self._output(child.name)
         try:
             child.process = subprocess.Popen(
@@ -196,31 +223,30 @@ class Supervisor:
             if output is not None:
                 output.close()
         child.started_at = time.monotonic()
-        child.starts += 1
-        self._write_pid(child.name, child.process.pid)
         if child.process.stdin is not None:
-            with child.process.stdin as stream:
+            with suppress(BrokenPipeError), child.process.stdin as stream:  # it has ended, which is noticed soon
                 stream.write(child.service.standard_input)
 
     def _output(self, name: str) -> IO[bytes] | None:
         return (self._log_dir / f"{name}.log").open("ab") if self._log_dir else None
 
-    def _write_pid(self, name: str, pid: int) -> None:
+    def _note_process(self, child: _Child) -> None:
         """Replace the file in one step: a reader never sees half a number."""
-        fresh = self._run_dir / f"{name}.pid.new"
-        fresh.write_text(f"{pid}\n")
-        fresh.replace(self._run_dir / f"{name}.pid")
+        assert child.process is not None
+        fresh = self._run_dir / f"{child.name}.pid.new"
+        fresh.write_text(f"{child.process.pid}\n")
+        fresh.replace(self._run_dir / f"{child.name}.pid")
+        child.is_noted = True
 
     # --- keeping alive
 
     def _look_after(self) -> None:
         now = time.monotonic()
         for child in self._children():
-            if child.process is None:
-                if child.starts and now >= child.start_again_at:
-                    self._start(child)
-            elif child.process.poll() is not None:
+            if child.process is not None and child.process.poll() is not None:
                 self._note_end(child, child.process, now)
+            if child.is_lacking and now >= child.next_try_at:
+                self._start_again(child)
         self._shorten_logs()
 
     def _note_end(self, child: _Child, process: subprocess.Popen[bytes], now: float) -> None:
@@ -228,13 +254,40 @@ class Supervisor:
             child.delay = FIRST_DELAY
         _kill_group(process)
         self._say(f"{child.name} (process {process.pid}) {_how_it_ended(process)}; it is started again.")
-        child.process = None
-        child.start_again_at = now + child.delay
-        child.delay = min(LONGEST_DELAY, child.delay * 2)
+        child.process, child.is_noted = None, False
+        child.put_off(now)
+
+    def _start_again(self, child: _Child) -> None:
+        """Do what is lacking; a process that runs is left running where only its id cannot be noted."""
+        if child.process is None:
+            with self._trouble_said(f"{child.name} cannot be started"):
+                self._start(child)
+        if child.process is not None:
+            with self._trouble_said(f"The process id of {child.name} cannot be noted"):
+                self._note_process(child)
+        if child.is_lacking:
+            child.put_off(time.monotonic())
+
+    @contextmanager
+    def _trouble_said(self, what: str) -> Iterator[None]:
+        """Outlive what the operating system refuses; it is said once, until it has gone well or fails otherwise."""
+        try:
+            yield
+        except OSError as error:
+            line = f"{what}: {error}; it is tried again."
+            if self._troubles.get(what) != line:
+                self._troubles[what] = line
+                self._say(line)
+        else:
+            self._troubles.pop(what, None)
+
+    def _say(self, line: str) -> None:
+        with suppress(OSError):  # nobody reads it, or the disk that it goes to is full
+            self._speak(line)
 
     def _seconds_to_next_start(self) -> float:
-        due = [child.start_again_at for child in self._children() if child.process is None]
-        return min(due) - time.monotonic() if due else 60.0
+        due = [child.next_try_at for child in self._children() if child.is_lacking]
+        return min(due) - time.monotonic() if due else LONGEST_WAIT
 
     def _children(self) -> Iterator[_Child]:
         for stage in self._stages:
@@ -242,10 +295,10 @@ class Supervisor:
 
     def _shorten_logs(self) -> None:
         """Keep one older copy of a log that has grown; processes append, so they go on at the start of the file."""
-        for path in self._log_dir.glob("*.log") if self._log_dir else ():
-            if path.stat().st_size > LOG_LIMIT_OCTETS:
-                shutil.copyfile(path, path.with_suffix(".log.1"))
-                os.truncate(path, 0)
+        with self._trouble_said("The logs cannot be looked at"):
+            for path in self._log_dir.glob("*.log") if self._log_dir else ():
+                with self._trouble_said(f"{path.name} cannot be shortened"):
+                    _shorten(path)
 
     def _last_words(self, child: _Child) -> str:
         if self._log_dir is None:
@@ -256,10 +309,12 @@ class Supervisor:
     # --- stopping
 
     def _stop_everything(self) -> None:
-        """End the last stage first; each may use what the ones before it left of its share of the time."""
+        """End the last stage first; each may use what the ones before it left of their time."""
         began = time.monotonic()
-        for index, stage in enumerate(reversed(self._stages), start=1):
-            self._stop_stage(stage, deadline=began + self._stop_limit * index / len(self._stages))
+        allowed = 0.0
+        for stage in reversed(self._stages):
+            allowed += max(child.service.stop_seconds for child in stage)
+            self._stop_stage(stage, deadline=began + min(allowed, self._stop_limit))
 
     def _stop_stage(self, stage: Sequence[_Child], deadline: float) -> None:
         running = [child.process for child in stage if child.process is not None]
@@ -271,7 +326,21 @@ class Supervisor:
             _kill_group(process)
             process.wait()
         for child in stage:
-            (self._run_dir / f"{child.name}.pid").unlink(missing_ok=True)
+            with suppress(OSError):
+                (self._run_dir / f"{child.name}.pid").unlink()
+
+
+def _shorten(path: Path) -> None:
+    if path.stat().st_size <= LOG_LIMIT_OCTETS:
+        return
+    older = path.with_suffix(".log.1")
+    try:
+        shutil.copyfile(path, older)
+    except OSError:
+        with suppress(OSError):
+            older.unlink()  # part of a copy would only take what room a full disk has left
+        raise
+    os.truncate(path, 0)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

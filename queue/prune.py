@@ -1,75 +1,136 @@
-"""Remove what nobody needs any more: old messages with their history, and content whose message never came."""
+"""Remove what nobody needs any more: old messages with their history, refusals, the trail, content without a message.
+
+All in small transactions, since SQLite has one writer at a time, and whoever accepts or delivers waits for it. Each
+kind is gone through once in a run, by its index, and the kinds take turns, so that none keeps the others out.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
+from accounts.models import TrailEntry
 from mailflow.figures import forget_the_dead
-from mailflow.ids import MESSAGE_ID_PREFIX, time_prefix
+from mailflow.ids import first_message_id, first_row_id
 from mailflow.models import ContentChunk, Event, FiledMessage, Message
+from mailflow.storage import database
 from queue.models import Attempt, Entry
 
 logger = structlog.get_logger(__name__)
 
-BATCH = 200
+BATCH = 200  # messages in a transaction, or as many as have this many recipients together
+BATCH_CHUNKS = 16  # 16 MiB of content in a transaction
+BATCH_ROWS = 500  # events or lines of the trail in a transaction
 ORPHAN_AGE = dt.timedelta(days=1)
-MAX_RUN_SECONDS = 600
+MAX_RUN_SECONDS = 600.0
+LONGEST_PAUSE = 0.1  # after a step, as long as it took: SQLite's waiting writers poll, and must find the lock free
+WITHOUT_MESSAGE = (Event.Kind.REFUSED, Event.Kind.AUTH_FAILED)  # the kinds of event that no message may have come of
 
 
-def run() -> int:
-    """Prune in small transactions, so that nobody waits long for the database; return how many messages went."""
+def run() -> Counter[str]:
+    """Prune until nothing is left or the time is over; return how many rows of each kind went."""
     now = timezone.now()
-    count = 0
     ends_at = time.monotonic() + MAX_RUN_SECONDS
-    while time.monotonic() < ends_at:
-        removed = _prune_messages(now)
-        count += removed
-        if removed < BATCH:
-            break
-    _prune_orphans(now)
-    _prune_refusals(now)
+    removed: Counter[str] = Counter()
+    kinds = {"messages": _messages(now), "chunks": _orphans(now), "refusals": _refusals(now), "trail": _trail(now)}
+    while kinds and time.monotonic() < ends_at:
+        for name, steps in list(kinds.items()):
+            began = time.monotonic()
+            count = next(steps, None)
+            time.sleep(min(time.monotonic() - began, LONGEST_PAUSE))
+            if count is None:
+                del kinds[name]
+            else:
+                removed[name] += count
     forget_the_dead()
-    logger.info("queue.pruned", messages=count)
-    return count
+    logger.info("queue.pruned", **removed)
+    return removed
 
 
-def _prune_messages(now: dt.datetime) -> int:
-    """Remove messages that ended before MESSAGE_KEEP_DAYS (failed ones: and QUEUE_KEEP_FAILED_DAYS) and lie nowhere."""
-    kept = dt.timedelta(days=settings.MESSAGE_KEEP_DAYS)
-    kept_failed = max(kept, dt.timedelta(days=settings.QUEUE_KEEP_FAILED_DAYS))
-    old = Q(finished_at__lt=now - kept, status=Message.Status.DELIVERED) | Q(finished_at__lt=now - kept_failed)
-    filed = FiledMessage.objects.filter(message_id=OuterRef("pk"))
-    ids = list(Message.objects.filter(old & ~Exists(filed)).order_by().values_list("pk", flat=True)[:BATCH])
-    with transaction.atomic():
-        ContentChunk.objects.filter(message_id__in=ids).delete()
-        Attempt.objects.filter(entry__message_id__in=ids).delete()
-        Entry.objects.filter(message_id__in=ids).delete()
-        Event.objects.filter(message_id__in=ids).delete()
-        Message.objects.filter(pk__in=ids).delete()
-    return len(ids)
+def _messages(now: dt.datetime) -> Iterator[int]:
+    """Remove messages that ended before MESSAGE_KEEP_DAYS (failed ones: and QUEUE_KEEP_FAILED_DAYS) and lie nowhere.
+
+    The rows go first and at once, so that nobody reads half a message; octets that a crash leaves are orphans.
+    """
+    for batch in _ended(now):
+        with transaction.atomic():
+            Attempt.objects.filter(entry__message_id__in=batch).delete()
+            Entry.objects.filter(message_id__in=batch).delete()
+            Event.objects.filter(message_id__in=batch).exclude(message_id="").delete()  # as its partial index has it
+            Message.objects.filter(pk__in=batch).delete()
+        yield len(batch)
+        for _ in _remove_chunks(ContentChunk.objects.filter(message_id__in=batch)):
+            yield 0
 
 
-def _prune_orphans(now: dt.datetime) -> None:
-    """Remove chunks of large messages whose session or process died before the message itself was committed."""
-    newest = MESSAGE_ID_PREFIX + time_prefix(now - ORPHAN_AGE)
-    message = Message.objects.filter(pk=OuterRef("message_id"))
-    orphans = ContentChunk.objects.filter(~Exists(message), message_id__lt=newest)
-    ids = set(orphans.order_by().values_list("message_id", flat=True)[:BATCH])
-    ContentChunk.objects.filter(message_id__in=ids).delete()
-
-
-def _prune_refusals(now: dt.datetime) -> None:
-    """Remove events that belong to no message, past MESSAGE_KEEP_DAYS."""
-    before = now - dt.timedelta(days=settings.MESSAGE_KEEP_DAYS)
-    ids = list(
-        Event.objects.filter(message_id="", created_at__lt=before).order_by().values_list("pk", flat=True)[:10_000]
+def _ended(now: dt.datetime) -> Iterator[list[str]]:
+    """Go through the old messages by the time of their end, and yield those that may go, one transaction's at once."""
+    kept = now - dt.timedelta(days=settings.MESSAGE_KEEP_DAYS)
+    kept_failed = min(kept, now - dt.timedelta(days=settings.QUEUE_KEEP_FAILED_DAYS))
+    old = (
+        Message.objects.filter(Q(status=Message.Status.DELIVERED) | Q(finished_at__lt=kept_failed))
+        .filter(finished_at__lt=kept)
+        .annotate(is_filed=Exists(FiledMessage.objects.filter(message_id=OuterRef("pk"))))
+        .order_by("finished_at", "pk")
+        .values_list("finished_at", "pk", "is_filed", "recipient_count")
     )
-    for start in range(0, len(ids), 500):
-        Event.objects.filter(pk__in=ids[start : start + 500]).delete()
+    rows = list(old[:BATCH])
+    while rows:
+        yield from _shared_out((pk, recipients) for _, pk, is_filed, recipients in rows if not is_filed)
+        at, last = rows[-1][:2]
+        rows = list(old.filter(finished_at__gte=at).exclude(finished_at=at, pk__lte=last)[:BATCH])
+
+
+def _shared_out(messages: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
+    """Cut into batches of at most BATCH recipients together; a message of more is one by itself."""
+    batch: list[str] = []
+    size = 0
+    for pk, recipients in messages:
+        if batch and size + recipients > BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(pk)
+        size += recipients
+    if batch:
+        yield batch
+
+
+def _orphans(now: dt.datetime) -> Iterator[int]:
+    """Remove chunks of large messages whose session or process died before the message itself was committed."""
+    return _remove_chunks(ContentChunk.objects.filter(message_id__lt=first_message_id(now - ORPHAN_AGE)))
+
+
+def _remove_chunks(chunks: QuerySet[ContentChunk]) -> Iterator[int]:
+    """Remove those that no row needs any more (`mailflow.storage.database` says which rows do)."""
+    unneeded = chunks.filter(
+        ~Exists(Message.objects.filter(pk=OuterRef("message_id"))),
+        ~Exists(FiledMessage.objects.filter(message_id=OuterRef("message_id"), storage=database.NAME)),
+    ).order_by("message_id", "ordinal")
+    keys = list(unneeded.values_list("message_id", "ordinal")[:BATCH_CHUNKS])
+    while keys:
+        unneeded.order_by().filter(pk__in=keys).delete()
+        yield len(keys)
+        keys = list(unneeded.filter(message_id__gte=keys[-1][0]).values_list("message_id", "ordinal")[:BATCH_CHUNKS])
+
+
+def _refusals(now: dt.datetime) -> Iterator[int]:
+    """Remove events that belong to no message, past MESSAGE_KEEP_DAYS; an event's id has its time in it."""
+    before = first_row_id(now - dt.timedelta(days=settings.MESSAGE_KEEP_DAYS))
+    for kind in WITHOUT_MESSAGE:
+        old = Event.objects.filter(kind=kind, message_id="", id__lt=before).order_by("id").values_list("pk", flat=True)
+        while ids := list(old[:BATCH_ROWS]):
+            yield Event.objects.filter(pk__in=ids).delete()[0]
+
+
+def _trail(now: dt.datetime) -> Iterator[int]:
+    old = TrailEntry.objects.filter(created_at__lt=now - dt.timedelta(days=settings.TRAIL_KEEP_DAYS))
+    while ids := list(old.order_by("created_at").values_list("pk", flat=True)[:BATCH_ROWS]):
+        yield TrailEntry.objects.filter(pk__in=ids).delete()[0]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from celery import shared_task
 from celery.signals import worker_init, worker_process_init, worker_shutdown
+from django.db import connection
 
 from queue import engine, prune
+
+_pruning = threading.Lock()
 
 
 @shared_task(name="queue.deliver")
@@ -22,7 +26,18 @@ def sweep() -> None:
 
 @shared_task(name="queue.prune")
 def prune_old() -> None:
-    prune.run()
+    """Prune in a thread: this one must hear rings and SIGTERM meanwhile; a second prune is not begun beside the first."""
+    threading.Thread(target=_prune, name="prune", daemon=True).start()
+
+
+def _prune() -> None:
+    if not _pruning.acquire(blocking=False):
+        return
+    try:
+        prune.run()
+    finally:
+        connection.close()
+        _pruning.release()
 
 
 @worker_init.connect

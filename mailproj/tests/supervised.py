@@ -1,6 +1,8 @@
 """A program for test_supervisor: runs stand-in services under the real supervisor, everything said on one pipe.
 
-Usage: `python -m mailproj.tests.supervised RUN_DIR STOP_LIMIT STAGES`, the stages as JSON lists of `[name, behaviour]`.
+Usage: `python -m mailproj.tests.supervised RUN_DIR STOP_LIMIT STAGES`, the stages as JSON lists of `[name, behaviour]`
+or `[name, behaviour, stop_seconds]`. Where RUN_DIR has a folder `work` the services run in it, where it has a folder
+`log` what they say goes there.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ while True:
 """
 
 
-def _service(name: str, behaviour: str) -> Service:
+def _service(name: str, behaviour: str, stop_seconds: float = 20.0) -> Service:
     given = b" having read" if behaviour == "reader" else b""
     argv = [sys.executable, "-c", STAND_IN, name, behaviour]
-    return Service(name, argv, answers=lambda: behaviour != "failing", standard_input=given)
+    return Service(name, argv, lambda: behaviour != "failing", given, stop_seconds)
 
 
 def _say(line: str) -> None:
@@ -39,11 +41,12 @@ def _say(line: str) -> None:
 
 
 def main(run_dir: Path, stop_limit: float, stages: list[list[tuple[str, str]]]) -> int:
+    work, logs = run_dir / "work", run_dir / "log"
     supervisor = Supervisor(
         [[_service(*each) for each in stage] for stage in stages],
         run_dir=run_dir,
-        log_dir=None,
-        folder=run_dir,
+        log_dir=logs if logs.exists() else None,
+        folder=work if work.exists() else Path("/"),
         environment=os.environ,
         say=_say,
         stop_limit=stop_limit,

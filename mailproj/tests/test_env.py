@@ -77,6 +77,29 @@ def test_a_bare_ipv6_address_is_not_cut_at_its_last_colon() -> None:
     assert split_host_port("2001:db8::25", 25) == ("2001:db8::25", 25)
 
 
+@pytest.mark.parametrize("value", ["1.9s", "0", "61m"])
+def test_a_duration_out_of_its_bounds_is_refused_and_they_are_named(value: str) -> None:
+    with pytest.raises(SettingError, match=r"5d, from 2s to 1h\.$"):
+        env(X=value).seconds("X", 30, low=2, high=3600)
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("2", 2), ("1h", 3600)])
+def test_the_bounds_of_a_duration_are_allowed_themselves(value: str, seconds: float) -> None:
+    assert env(X=value).seconds("X", 30, low=2, high=3600) == seconds
+
+
+def test_a_schedule_with_one_wait_too_short_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"each from 0\.1s to 3650d\.$"):
+        env(X="1m,0,5m").durations("X", "1s", low=0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("Mail.Example.COM.", "mail.example.com"), ("bücher.example", "xn--bcher-kva.example")]
+)
+def test_a_host_name_is_kept_in_its_ascii_form(text: str, name: str) -> None:
+    assert env(X=text).host_name("X", "localhost") == name
+
+
 @pytest.mark.parametrize(
     ("read", "value"),
     [
@@ -89,6 +112,9 @@ def test_a_bare_ipv6_address_is_not_cut_at_its_last_colon() -> None:
         (lambda e: e.networks("X", []), "10.0.0.0/99"),
         (lambda e: e.seconds("X", 1), "soon"),
         (lambda e: e.durations("X", "1s"), "1s,later"),
+        (lambda e: e.durations("X", "1s"), ","),
+        (lambda e: e.host_name("X", "localhost"), "two words"),
+        (lambda e: e.host_name("X", "localhost"), "mail..example.com"),
         (lambda e: e.nameservers("X"), "dns.example.com"),
     ],
 )
@@ -127,6 +153,14 @@ def test_every_entry_point_ends_with_one_line_about_a_wrong_value(entry_point: s
         ({"DATABASE_URL": "mysql://root:hunter2@db/mail"}, "Setting DATABASE_URL has the value (hidden)"),
         ({"DATABASE_URL": "hunter2"}, "Setting DATABASE_URL has the value (hidden)"),
         ({"SMTP_STORAGE_TYPE": "floppy"}, "allowed: maildir or database."),
+        ({"SMTP_HOSTNAME": "mail..example.com"}, "allowed: a host name such as mail.example.com."),
+        ({"QUEUE_LEASE_SECONDS": "0"}, "Setting QUEUE_LEASE_SECONDS has the value '0'"),
+        ({"QUEUE_MAX_AGE": "0"}, "Setting QUEUE_MAX_AGE has the value '0'"),
+        ({"SMTP_TIMEOUT": "0"}, "Setting SMTP_TIMEOUT has the value '0'"),
+        ({"OUTBOUND_TIMEOUT": "0"}, "Setting OUTBOUND_TIMEOUT has the value '0'"),
+        ({"OUTBOUND_CONNECT_TIMEOUT": "0"}, "Setting OUTBOUND_CONNECT_TIMEOUT has the value '0'"),
+        ({"SWEEP_INTERVAL_SECONDS": "0"}, "Setting SWEEP_INTERVAL_SECONDS has the value '0'"),
+        ({"RETRY_SCHEDULE": "1m,0"}, "Setting RETRY_SCHEDULE has the value '1m,0'"),
         ({"ADMIN_USERNAME": "two words"}, "Setting ADMIN_USERNAME has the value 'two words'"),
         ({"MAIL_PROFILE": "production"}, "Setting SECRET_KEY is not set"),
         ({**PRODUCTION, "SECRET_KEY": "hunter2"}, "Setting SECRET_KEY has the value (hidden)"),
@@ -168,6 +202,13 @@ def test_the_example_of_an_env_file_changes_nothing(tmp_path: Path) -> None:
 def test_the_older_name_of_the_timeout_is_an_alias(variables: dict[str, str], seconds: str, tmp_path: Path) -> None:
     code = "from mailproj import settings; print(settings.SMTP_TIMEOUT)"
     assert run(["-c", code], environment(tmp_path, **variables)).stdout.strip() == seconds
+
+
+def test_former_secret_keys_are_a_list(tmp_path: Path) -> None:
+    code = "from mailproj import settings; print(settings.SECRET_KEY_FALLBACKS)"
+    assert run(["-c", code], environment(tmp_path)).stdout.strip() == "[]"
+    variables = environment(tmp_path, SECRET_KEY_FALLBACKS="yesterday, the-day-before")
+    assert run(["-c", code], variables).stdout.strip() == "['yesterday', 'the-day-before']"
 
 
 def test_production_passes_the_deployment_check_without_a_word(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ import redis
 from mailproj.embedded_redis import find_server, plan
 from mailproj.ports import free_port
 from mailproj.probes import redis_answers
-from mailproj.tests.starting import ROOT, environment, run
+from mailproj.tests.starting import PRODUCTION, ROOT, environment, run
 
 PROCESSES = ["beat", "redis", "smtp", "web", "worker"]
 
@@ -84,6 +85,34 @@ def test_the_whole_system_starts_heals_and_ends(running: subprocess.Popen[str], 
     assert running.returncode == 0
     assert not any(is_alive(pid) for pid in pids.values())
     assert list((data / "run").glob("*.url")) == []
+
+
+@pytest.mark.slow
+def test_in_production_every_line_of_the_log_is_json(data: Path) -> None:
+    """Standard error is the processes', standard output the supervisor's and Celery's word of farewell."""
+    variables = {
+        **settings_on_free_ports(data),
+        **PRODUCTION,
+        "DATABASE_URL": f"sqlite:///{data}/mail.sqlite3",
+        "HTTP_HOST": "127.0.0.1",
+        "SMTP_HOST": "127.0.0.1",
+        "PYTHONWARNINGS": "ignore",  # Celery's to whoever runs it as root
+    }
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "runall"],
+        cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        while "Ctrl-C" not in (line := process.stdout.readline()):
+            assert line
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 0
+    events = [json.loads(line) for line in log.splitlines()]
+    assert "queue.engine_started" in [event["message"] for event in events]
+    assert "Redis version" in (data / "redis" / "redis.log").read_text()
 
 
 def test_a_taken_port_is_one_clear_line(data: Path) -> None:

@@ -7,13 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from mailproj.supervisor import STOP_LIMIT, StartFailed, only_one, stop_running
+from mailflow.listener import server
+from mailproj.management.commands.runall import STOP_SECONDS
+from mailproj.supervisor import LOG_LIMIT_OCTETS, STOP_LIMIT, StartFailed, only_one, stop_running
 from mailproj.tests.starting import ROOT
+from queue import engine
 
 
 class Running:
@@ -36,9 +40,14 @@ class Running:
                 return self._heard[-1]
         pytest.fail(f"{wanted!r} was never said, only {self._heard}")
 
+    def count(self, text: str) -> int:
+        return sum(text in line for line in self._heard)
+
     def rest(self) -> list[str]:
         """Return what is said until the pipe ends, which it does when nobody holds it: no process is left."""
-        return self.process.communicate(timeout=30)[0].splitlines()
+        said = self.process.communicate(timeout=30)[0].splitlines()
+        self._heard.extend(said)
+        return said
 
 
 Start = Callable[..., Running]
@@ -46,10 +55,10 @@ Start = Callable[..., Running]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a supervisor over stages of `(name, behaviour)`."""
+    """Start a supervisor over stages of `(name, behaviour)` or `(name, behaviour, stop_seconds)`."""
     started = []
 
-    def start(*stages: list[tuple[str, str]], stop_limit: float = 20) -> Running:
+    def start(*stages: list[tuple[str, str] | tuple[str, str, float]], stop_limit: float = 20) -> Running:
         arguments = ["-m", "mailproj.tests.supervised", str(tmp_path), str(stop_limit), json.dumps(stages)]
         process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         started.append(process)
@@ -59,6 +68,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < ends_at, "it did not happen in time"
+        time.sleep(0.01)  # polling another process's work, bounded above
 
 
 def pid_of(name: str, folder: Path) -> int:
@@ -103,8 +119,70 @@ def test_a_killed_process_is_started_again_and_one_line_says_so(start: Start, tm
     assert pid_of("worker", tmp_path) != first
 
 
-def test_a_stubborn_process_is_killed_when_its_time_is_over(start: Start) -> None:
-    running = start([("store", "")], [("worker", "stubborn")], stop_limit=1)
+def test_a_process_that_cannot_be_started_again_is_tried_until_it_can(start: Start, tmp_path: Path) -> None:
+    work, log = tmp_path / "work", tmp_path / "log" / "worker.log"
+    work.mkdir()
+    log.parent.mkdir()
+    running = start([("worker", "")])
+    running.hear("announced")
+    work.rename(tmp_path / "away")
+    os.kill(pid_of("worker", tmp_path), signal.SIGKILL)
+    running.hear_next("worker cannot be started: [Errno 2] No such file or directory")
+    for _ in range(2):  # each try opens the log
+        log.unlink()
+        until(log.exists)
+    (tmp_path / "away").rename(work)
+    until(lambda: "worker is up" in log.read_text())
+    running.process.send_signal(signal.SIGTERM)
+    running.rest()
+    assert running.process.returncode == 0
+    assert running.count("cannot be started") == 1
+
+
+def test_a_process_goes_on_while_its_id_cannot_be_noted(start: Start, tmp_path: Path) -> None:
+    running = start([("worker", "")])
+    running.hear("worker is up")
+    running.hear("announced")
+    first = pid_of("worker", tmp_path)
+    away = tmp_path.with_name(f"{tmp_path.name}-away")
+    tmp_path.rename(away)
+    tmp_path.write_text("a file in the place of the folder")
+    os.kill(first, signal.SIGKILL)
+    running.hear_next("The process id of worker cannot be noted: [Errno 20] Not a directory")
+    tmp_path.unlink()
+    away.rename(tmp_path)
+    until(lambda: pid_of("worker", tmp_path) != first)
+    running.process.send_signal(signal.SIGTERM)
+    assert running.rest()[-1] == "worker ends"
+    assert running.process.returncode == 0
+    assert (running.count("cannot be noted"), running.count("worker is up")) == (1, 2)
+
+
+def test_a_log_that_cannot_be_shortened_is_shortened_later(start: Start, tmp_path: Path) -> None:
+    log, older = tmp_path / "log" / "worker.log", tmp_path / "log" / "worker.log.1"
+    log.parent.mkdir()
+    older.mkdir()
+    log.write_bytes(b"x" * (LOG_LIMIT_OCTETS + 1))
+    running = start([("worker", "")])
+    running.hear("worker.log cannot be shortened: [Errno 21] Is a directory")
+    running.hear("announced")
+    older.rmdir()
+    os.kill(pid_of("worker", tmp_path), signal.SIGKILL)  # after which it looks around
+    running.hear_next("it is started again")
+    until(lambda: log.stat().st_size < LOG_LIMIT_OCTETS)
+    assert older.stat().st_size > LOG_LIMIT_OCTETS
+    assert running.count("cannot be shortened") == 1
+
+
+def test_a_first_start_that_the_system_refuses_is_one_line(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "worker.pid.new").mkdir()
+    running = start([("worker", "")])
+    assert "worker cannot be started: [Errno 21] Is a directory" in running.rest()[-1]
+    assert running.process.returncode == 1
+
+
+def test_a_stubborn_process_is_killed_when_its_time_is_over_and_the_next_stage_has_its_own(start: Start) -> None:
+    running = start([("store", "")], [("worker", "stubborn", 0.5)])
     for word in ("store is up", "worker is up", "announced"):
         running.hear(word)
     running.process.send_signal(signal.SIGTERM)
@@ -112,8 +190,31 @@ def test_a_stubborn_process_is_killed_when_its_time_is_over(start: Start) -> Non
     assert running.process.returncode == 0
 
 
-def test_the_time_to_stop_stays_within_ten_seconds() -> None:
-    assert STOP_LIMIT <= 9
+def test_the_limit_of_all_holds_against_a_stubborn_process_with_more_time(start: Start) -> None:
+    running = start([("worker", "stubborn", 3600.0)], [("door", "stubborn", 3600.0)], stop_limit=1)
+    for word in ("worker is up", "door is up", "announced"):
+        running.hear(word)
+    running.process.send_signal(signal.SIGTERM)
+    running.rest()  # which waits for 30 s at most
+    assert running.process.returncode == 0
+
+
+def test_a_stage_may_use_what_the_one_before_it_left(start: Start) -> None:
+    running = start([("worker", "", 0.0)], [("door", "", 20.0)])
+    for word in ("worker is up", "door is up", "announced"):
+        running.hear(word)
+    running.process.send_signal(signal.SIGTERM)
+    assert running.rest() == ["door ends", "worker ends"]
+
+
+def test_the_times_to_stop_stay_within_ten_seconds() -> None:
+    doors, worker = (max(STOP_SECONDS[name] for name in stage) for stage in (("web", "smtp"), ("worker", "beat")))
+    assert doors + worker + STOP_SECONDS["redis"] <= STOP_LIMIT <= 9
+
+
+def test_what_is_under_way_at_the_end_has_less_time_than_its_process() -> None:
+    assert STOP_SECONDS["smtp"] > server.DRAIN_SECONDS
+    assert STOP_SECONDS["worker"] > engine.DRAIN_SECONDS
 
 
 def test_no_process_outlives_a_killed_supervisor(start: Start) -> None:

@@ -28,7 +28,7 @@ class Command(BaseCommand):
             "--user", default="", help="username or address whose mail it is (default: the first superuser)"
         )
         parser.add_argument(
-            "--test", action="store_true", help="an sk_test_ key: in production it reaches no real mailbox"
+            "--test", action="store_true", help="a key that begins with sk_test_; its mail is delivered all the same"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -22,6 +23,9 @@ from mailproj.ports import is_free, written
 from mailproj.processes import command
 from mailproj.supervisor import Service, StartFailed, Supervisor, only_one, stop_running
 
+# For processes to end by themselves, in seconds: the doors are given 2 for sessions and requests under way, then the
+# worker's engine 4 for its deliveries. What the doors leave of their time is the worker's.
+STOP_SECONDS = {"web": 2.7, "smtp": 2.7, "worker": 5.0, "beat": 5.0, "redis": 1.0}
 PORT_PATIENCE = 3.0  # seconds; what a killed run leaves behind ends by itself, and then its ports are free
 
 
@@ -62,7 +66,7 @@ class Command(BaseCommand):
         _refuse_taken_ports()
         _refuse_absent_database()
         logins = _prepare_data()
-        stages, environment = _plan()
+        stages, environment = _plan(log_dir)
         supervisor = Supervisor(
             stages,
             run_dir=settings.RUN_DIR,
@@ -142,14 +146,14 @@ def _prepare_data() -> demo.Logins | None:
     return logins
 
 
-def _plan() -> tuple[list[list[Service]], dict[str, str]]:
+def _plan(log_dir: Path | None) -> tuple[list[list[Service]], dict[str, str]]:
     """Return the services by stages, and the environment that they share."""
     environment = dict(os.environ)
     environment["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir())
     stages = []
     redis_url = os.environ.get("REDIS_URL", "").strip()
     if not redis_url:
-        redis, redis_url = _own_redis()
+        redis, redis_url = _own_redis(None if log_dir else settings.MAIL_DATA_DIR / "redis" / "redis.log")
         environment["REDIS_URL"] = redis_url
         stages.append([redis])
     stages.append([_service("worker", lambda: probes.worker_answers(redis_url, 0.3)), _service("beat", lambda: True)])
@@ -158,16 +162,17 @@ def _plan() -> tuple[list[list[Service]], dict[str, str]]:
 
 
 def _service(name: str, answers: Callable[[], bool]) -> Service:
-    return Service(name, command(name, sys.executable), answers)
+    return Service(name, command(name, sys.executable), answers, stop_seconds=STOP_SECONDS[name])
 
 
-def _own_redis() -> tuple[Service, str]:
+def _own_redis(log: Path | None) -> tuple[Service, str]:
     """Plan the embedded Redis; its address is noted for commands that are run beside us."""
     binary = embedded_redis.find_server()
     if binary is None:
         raise StartFailed("No redis-server was found: install one (apt install redis-server), or set REDIS_URL.")
-    redis = embedded_redis.plan(binary, settings.MAIL_DATA_DIR / "redis")
+    redis = embedded_redis.plan(binary, settings.MAIL_DATA_DIR / "redis", log=log)
     note = settings.RUN_DIR / "redis.url"
     note.touch(mode=0o600)
     note.write_text(redis.url)
-    return Service("redis", redis.argv, lambda: probes.redis_answers(redis.url), redis.configuration), redis.url
+    answers = partial(probes.redis_answers, redis.url)
+    return Service("redis", redis.argv, answers, redis.configuration, STOP_SECONDS["redis"]), redis.url
