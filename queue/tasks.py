@@ -26,7 +26,7 @@ def sweep() -> None:
 
 @shared_task(name="queue.prune")
 def prune_old() -> None:
-    """Prune in a thread: this one must hear rings and SIGTERM meanwhile; a second prune is not begun beside the first."""
+    """Prune in a thread: this one must hear rings and SIGTERM meanwhile. Beside one that runs no second begins."""
     threading.Thread(target=_prune, name="prune", daemon=True).start()
 
 
