@@ -16,6 +16,7 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.utils.crypto import constant_time_compare, salted_hmac
 
+from accounts import users
 from accounts.models import ApiKey, DailyUsage, TrailEntry, User
 
 PREFIX_LENGTH = 20
@@ -61,13 +62,16 @@ def create(
 
 
 def authenticate(text: str) -> ApiKey | None:
-    """Return the active key that has this text, with its user and organization, or None."""
+    """Return the active key that has this text, with its user and organization, or None.
+
+    A key is off while its user or the organization is.
+    """
     if not _SHAPE.match(text):
         return None
     found = ApiKey.objects.select_related("user__organization").filter(prefix=text[:PREFIX_LENGTH]).first()
     if found is None or not _is_text_of(found, text):
         return None
-    return found if found.is_active and found.user.is_active else None
+    return found if found.is_active and users.may_act(found.user) else None
 
 
 def take(key: ApiKey, today: dt.date) -> Usage:

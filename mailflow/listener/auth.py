@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import enum
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,14 @@ class Account:
     username: str
     organization_id: int | None
     is_superuser: bool
+
+
+class Standing(enum.Enum):
+    """What an authenticated account may do with a reverse path, at this moment."""
+
+    OWNS = "owns"
+    OWNS_NOT = "owns not"
+    OFF = "off"  # the user or its organization was switched off, or is gone
 
 
 class AnsweredAlready(Exception):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import structlog
 
@@ -13,7 +14,7 @@ from accounts.names import Address
 from mailflow import counters, receiver
 from mailflow.errors import Refused, Unavailable
 from mailflow.events import NewEvent
-from mailflow.listener.auth import Account, AnsweredAlready, read_credentials
+from mailflow.listener.auth import Account, AnsweredAlready, Standing, read_credentials
 from mailflow.listener.connection import (
     INTERNAL_ERROR,
     LINE_TOO_LONG,
@@ -24,28 +25,37 @@ from mailflow.listener.connection import (
     Closed,
     SmtpConnection,
 )
+from mailflow.listener.limits import Conduct
+from mailflow.listener.parameters import read_envelope, read_recipient
 from mailflow.models import Event, Message
-from mailflow.policy.decision import Decision
+from mailflow.policy.decision import Decision, Verdict
 from mailflow.policy.recipient import check_recipient
 from mailflow.policy.sender import check_sender
-from mailflow.smtp.envelope import Envelope, Recipient
-from mailflow.smtp.paths import SYNTAX, PathArgument, decode_xtext, parse_path
+from mailflow.smtp.data import DataCollector
+from mailflow.smtp.envelope import Envelope
+from mailflow.smtp.paths import SYNTAX, parse_path
 from mailflow.smtp.reply import Reply
 from mailflow.spool import group
 from mailflow.spool.accepted import Origin
 
+if TYPE_CHECKING:
+    from mailflow.listener.server import Listener
+
 logger = structlog.get_logger(__name__)
 
-MAX_BAD_COMMANDS = 10
-MAX_IDLE_COMMANDS = 100  # NOOP, RSET, VRFY, HELP in a row, without a transaction between them
 MAX_AUTH_FAILURES = 3
+LARGE_OCTETS = 1 << 20  # what would hold the event loop for too long
 
 _HTTP_REQUEST = re.compile(rb"[A-Z]{3,8} \S+ HTTP/\d")
 _HELO_NAME = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}\Z")
-_NOTIFY = {"NEVER", "SUCCESS", "FAILURE", "DELAY"}
 
 OK = Reply(250, "0.0", "OK")
 BAD_SEQUENCE = Reply(503, "5.1", "Bad sequence of commands")
+SENDER_OK = Reply(250, "1.0", "Sender OK")
+RECIPIENT_OK = Reply(250, "1.5", "Recipient OK")
+START_DATA = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
+TOO_MANY_RECIPIENTS = Reply(452, "5.3", "Too many recipients; send to the rest in another transaction")
+MEMORY_FULL = Reply(452, "3.1", "Too much mail is coming in just now, try again later")
 Command = Callable[["SmtpSession", str], Awaitable[None]]
 
 
@@ -55,6 +65,7 @@ class Transaction:
 
     envelope: Envelope
     decisions: list[Decision] = field(default_factory=list)
+    addresses: set[Address] = field(default_factory=set)  # of its recipients
 
 
 class SmtpSession(SmtpConnection):
@@ -66,20 +77,20 @@ class SmtpSession(SmtpConnection):
     extended = False
     account: Account | None = None
     transaction: Transaction | None = None
-    _bad_commands = 0
-    _idle_commands = 0
     _auth_failures = 0
+
+    def __init__(self, listener: Listener, *, implicit_tls: bool) -> None:
+        super().__init__(listener, implicit_tls=implicit_tls)
+        self._conduct = Conduct()
 
     async def converse(self) -> None:
         await self.say(Reply(220, "", f"{self.hostname} ESMTP mailproj"))
         while True:
             line = await self.read_line()
-            self.busy = True
             if line is None:
-                await self._count_bad()
+                await self._judge(self._conduct.bad())
             else:
                 await self._obey(line)
-            self.busy = False
             if self.listener.is_stopping:
                 await self.say(SHUTTING_DOWN)
                 raise Closed
@@ -93,26 +104,26 @@ class SmtpSession(SmtpConnection):
             return
         if len(line) + 2 > self._longest(verb):
             await self.say(LINE_TOO_LONG)
-            await self._count_bad()
+            await self._judge(self._conduct.bad())
             return
         try:
             argument = rest.decode("ascii").strip()
         except UnicodeDecodeError:
             await self.say(Reply(501, "5.2", "Only ASCII is understood here"))
-            await self._count_bad()
+            await self._judge(self._conduct.bad())
             return
         try:
             await command(self, argument)
         except Refused as refusal:
-            await self.say(refusal.reply)
+            await self._say_no(refusal.reply)
         except Unavailable as trouble:
             logger.error("smtp.unavailable", cause=trouble.cause)
-            await self.say(trouble.reply)
+            await self._say_no(trouble.reply)
         except (Closed, ConnectionError):
             raise
         except Exception:
             logger.exception("smtp.command_failed", command=verb.decode("ascii", "replace"))
-            await self.say(INTERNAL_ERROR)
+            await self._say_no(INTERNAL_ERROR)
 
     def _longest(self, verb: bytes) -> int:
         if verb == b"AUTH":
@@ -127,40 +138,39 @@ class SmtpSession(SmtpConnection):
             await self.say(Reply(421, "7.0", "This is an SMTP port"))
             raise Closed
         await self.say(Reply(500, "5.1", "Command not recognized"))
-        await self._count_bad()
+        await self._judge(self._conduct.bad())
 
-    async def _count_bad(self) -> None:
-        self._bad_commands += 1
-        if self._bad_commands >= MAX_BAD_COMMANDS:
-            reply = Reply(421, "7.0", "Too many bad commands, closing the connection")
-            self._note_refusal("connection", reply, f"{MAX_BAD_COMMANDS} commands were not understood")
-            await self.say(reply)
-            raise Closed
+    async def _say_no(self, reply: Reply) -> None:
+        await self.say(reply)
+        await self._judge(self._conduct.refused())
 
-    async def _count_idle(self) -> None:
-        self._idle_commands += 1
-        if self._idle_commands > MAX_IDLE_COMMANDS:
-            reply = Reply(421, "7.0", "Too many commands without mail, closing the connection")
-            self._note_refusal("connection", reply, f"{MAX_IDLE_COMMANDS} commands that send no mail")
-            await self.say(reply)
-            raise Closed
+    async def _judge(self, too_much: str) -> None:
+        """Cut the session off where `Conduct` found a reason."""
+        if not too_much:
+            return
+        reply = Reply(421, "7.0", f"{too_much}, closing the connection")
+        self._note_refusal("connection", reply, too_much)
+        await self.say(reply)
+        raise Closed
 
     # --- greeting -----------------------------------------------------------------------------------------------------
 
     async def do_helo(self, argument: str) -> None:
         self._greet("HELO", argument, extended=False)
         await self.say(Reply(250, "", self.hostname))
+        await self._judge(self._conduct.idle())
 
     async def do_ehlo(self, argument: str) -> None:
         self._greet("EHLO", argument, extended=True)
         lines = [f"{self.hostname} greets {self.helo}", "PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES"]
         lines.append(f"SIZE {self.listener.max_message_octets}")
-        if self.listener.tls_context is not None and not self.tls:
+        if self.starttls_offered:
             lines.append("STARTTLS")
         if self.auth_offered:
             lines.append("AUTH PLAIN LOGIN")
         lines.append("HELP")
         await self.say(Reply(250, "", "\n".join(lines)))
+        await self._judge(self._conduct.idle())
 
     def _greet(self, verb: str, argument: str, *, extended: bool) -> None:
         name = argument.partition(" ")[0]
@@ -171,6 +181,10 @@ class SmtpSession(SmtpConnection):
         self.helo = name
         self.extended = extended
         self.transaction = None
+
+    @property
+    def starttls_offered(self) -> bool:
+        return self.listener.tls_context is not None and not self.tls
 
     async def do_starttls(self, argument: str) -> None:
         context = self.listener.tls_context
@@ -203,7 +217,7 @@ class SmtpSession(SmtpConnection):
         try:
             username, password = await read_credentials(self, argument)
         except AnsweredAlready:
-            await self._count_bad()
+            await self._judge(self._conduct.bad())
             return
         counters.add("smtp.auth.attempts")
         account = await self.listener.verify(username, password)
@@ -241,49 +255,26 @@ class SmtpSession(SmtpConnection):
         if self.transaction is not None:
             raise Refused(Reply(503, "5.1", "Nested MAIL command"))
         parsed = parse_path(argument, "FROM", null_allowed=True)
-        envelope = self._envelope(parsed)
-        may_use = self.account is None or await self.listener.may_send_as(self.account, envelope.reverse_path)
-        decision = check_sender(
-            envelope.reverse_path,
-            authenticated_as=self.account.username if self.account else "",
-            may_use=may_use,
+        listener, account = self.listener, self.account
+        envelope = read_envelope(
+            parsed,
+            extended=self.extended,
+            auth_offered=self.auth_offered,
+            max_octets=listener.max_message_octets,
         )
+        standing = Standing.OWNS if account is None else await listener.standing(account, envelope.reverse_path)
+        if account is not None and standing is Standing.OFF:
+            decision = _account_is_off(account)
+        else:
+            decision = check_sender(
+                envelope.reverse_path,
+                authenticated_as=account.username if account else "",
+                may_use=standing is Standing.OWNS,
+            )
         if decision.stops:
             self._refuse(decision, sender=envelope.reverse_path_text)
-        self._idle_commands = 0
         self.transaction = Transaction(envelope, [decision])
-        await self.say(Reply(250, "1.0", "Sender OK"))
-
-    def _envelope(self, parsed: PathArgument) -> Envelope:
-        """Read the parameters of MAIL (RFC 1870, RFC 6152, RFC 4954 §5, RFC 3461 §4.3, §4.4)."""
-        envelope = Envelope(parsed.address)
-        if parsed.parameters and not self.extended:
-            raise Refused(Reply(555, "5.4", "Parameters need EHLO"))
-        for name, value in parsed.parameters.items():
-            match name:
-                case "SIZE":
-                    envelope.declared_octets = self._declared_octets(value)
-                case "BODY":
-                    envelope.body_type = _one_of(value, "BODY", ("7BIT", "8BITMIME"))
-                case "AUTH" if self.auth_offered:
-                    decode_xtext(value)  # taken and not trusted: nobody's word but AUTH's own counts
-                case "RET":
-                    envelope.dsn_return = _one_of(value, "RET", ("FULL", "HDRS"))
-                case "ENVID":
-                    envelope.envelope_id = decode_xtext(value)
-                    if not value or len(value) > 100:
-                        raise Refused(Reply(501, "5.4", "ENVID has 1 to 100 characters"))
-                case _:
-                    raise Refused(Reply(555, "5.4", f"Parameter {name} of MAIL is not recognized"))
-        return envelope
-
-    def _declared_octets(self, value: str) -> int:
-        if not value.isdigit() or len(value) > 20:
-            raise Refused(Reply(501, "5.4", "SIZE is a number of octets"))
-        limit = self.listener.max_message_octets
-        if int(value) > limit:
-            raise Refused(Reply(552, "3.4", f"Message is larger than the {limit} octets that are taken here"))
-        return int(value)
+        await self.say(SENDER_OK)
 
     async def do_rcpt(self, argument: str) -> None:
         transaction = self.transaction
@@ -292,10 +283,14 @@ class SmtpSession(SmtpConnection):
         parsed = parse_path(argument, "TO", null_allowed=False, bare_postmaster_domain=self.listener.postmaster_domain)
         if parsed.address is None:
             raise Refused(SYNTAX)
-        recipient = self._recipient(parsed.address, parsed)
+        recipient = read_recipient(parsed.address, parsed, extended=self.extended)
         envelope = transaction.envelope
+        if recipient.address in transaction.addresses:
+            await self._say_futile(RECIPIENT_OK)  # taken already, with the parameters of then
+            return
         if len(envelope.recipients) >= self.listener.max_recipients:
-            raise Refused(Reply(452, "5.3", "Too many recipients; send to the rest in another transaction"))
+            await self._say_futile(TOO_MANY_RECIPIENTS)
+            return
         resolution = await self.listener.resolve(recipient.address)
         decision = check_recipient(
             recipient.address,
@@ -307,34 +302,19 @@ class SmtpSession(SmtpConnection):
         if decision.stops:
             self._refuse(decision, sender=envelope.reverse_path_text, recipient=str(recipient.address))
         transaction.decisions.append(decision)
-        if recipient not in envelope.recipients[-1:]:
-            envelope.recipients.append(recipient)
-        await self.say(Reply(250, "1.5", "Recipient OK"))
+        transaction.addresses.add(recipient.address)
+        envelope.recipients.append(recipient)
+        await self.say(RECIPIENT_OK)
 
-    def _recipient(self, address: Address, parsed: PathArgument) -> Recipient:
-        """Read the parameters of RCPT: DSN's are kept for the delivery (RFC 3461 §4.1, §4.2)."""
-        if parsed.parameters and not self.extended:
-            raise Refused(Reply(555, "5.4", "Parameters need EHLO"))
-        notify = original = ""
-        for name, value in parsed.parameters.items():
-            if name == "NOTIFY":
-                words = value.upper().split(",")
-                if not set(words) <= _NOTIFY or ("NEVER" in words and len(words) > 1):
-                    raise Refused(Reply(501, "5.4", "NOTIFY is NEVER, or a list of SUCCESS, FAILURE and DELAY"))
-                notify = ",".join(words)
-            elif name == "ORCPT":
-                kind, semicolon, rest = value.partition(";")
-                if not (kind and semicolon and rest) or len(value) > 500:
-                    raise Refused(Reply(501, "5.4", "ORCPT is a type, a semicolon and an address in xtext"))
-                original = f"{kind};{decode_xtext(rest)}"
-            else:
-                raise Refused(Reply(555, "5.4", f"Parameter {name} of RCPT is not recognized"))
-        return Recipient(address, notify, original)
+    async def _say_futile(self, reply: Reply) -> None:
+        """Answer a RCPT that changes nothing; a client that sends too long a list must not be cut off for that."""
+        await self.say(reply)
+        await self._judge(self._conduct.futile_recipient(self.listener.max_recipients))
 
     def _may_relay(self) -> str:
         if self.account is not None:
             return f"authenticated as {self.account.username}"
-        if self.listener.is_trusted(self.client_address):
+        if self.is_trusted:
             return f"{self.client_address} is in SMTP_TRUSTED_NETWORKS"
         return ""
 
@@ -346,27 +326,40 @@ class SmtpSession(SmtpConnection):
             raise Refused(Reply(503, "5.1", "Send MAIL first"))
         if not transaction.envelope.recipients:
             raise Refused(Reply(554 if self.extended else 503, "5.1", "No valid recipients"))
-        await self.say(Reply(354, "", "End data with <CR><LF>.<CR><LF>"))
+        if self.listener.collecting.is_spent:
+            self._refuse_content(transaction, MEMORY_FULL, "no memory is left for one more message")
+        await self.say(START_DATA)
         started_at = self.loop.time()
         collector = await self.read_data(self.listener.max_message_octets)
+        octets = collector.octets
         self.transaction = None
+        try:
+            message_id = await self._accept(transaction, collector)
+        finally:
+            collector.release()
+        self._conduct.message_accepted()
+        counters.add("smtp.messages.accepted")
+        counters.observe("message_octets", octets)
+        counters.observe("processing_ms", (self.loop.time() - started_at) * 1000)
+        logger.info("smtp.accepted", message_id=message_id, client_address=self.client_address)
+        await self.say(Reply(250, "0.0", f"OK queued as {message_id}"))
+
+    async def _accept(self, transaction: Transaction, collector: DataCollector) -> str:
+        """Return the id under which the message is stored; raises `Refused` or `Unavailable`."""
+        octets = collector.octets
         if collector.over_limit:
             limit = self.listener.max_message_octets
             reply = Reply(552, "3.4", f"Message is larger than the {limit} octets that are taken here")
-            self._note_refusal(
-                "content", reply, f"{collector.octets} octets, the limit is {limit}", transaction.envelope
-            )
-            raise Refused(reply)
+            self._refuse_content(transaction, reply, f"{octets} octets, the limit is {limit}")
+        if collector.is_starved:
+            self._refuse_content(transaction, MEMORY_FULL, "too many messages were being received at once")
+        content = await asyncio.to_thread(collector.content) if octets > LARGE_OCTETS else collector.content()
         try:
-            receipt = await receiver.accept(self._submission(transaction, collector.content()))
+            receipt = await receiver.accept(self._submission(transaction, content))
         except Refused as refusal:
             self._note_refusal("content", refusal.reply, refusal.reason, transaction.envelope)
             raise
-        counters.add("smtp.messages.accepted")
-        counters.observe("message_octets", collector.octets)
-        counters.observe("processing_ms", (self.loop.time() - started_at) * 1000)
-        logger.info("smtp.accepted", message_id=receipt.message_id, client_address=self.client_address)
-        await self.say(Reply(250, "0.0", f"OK queued as {receipt.message_id}"))
+        return receipt.message_id
 
     def _submission(self, transaction: Transaction, content: bytes) -> receiver.Submission:
         account = self.account
@@ -397,22 +390,23 @@ class SmtpSession(SmtpConnection):
             raise Refused(Reply(501, "5.4", "Syntax: RSET"))
         self.transaction = None
         await self.say(OK)
-        await self._count_idle()
+        await self._judge(self._conduct.idle())
 
     async def do_noop(self, _argument: str) -> None:
         await self.say(OK)
-        await self._count_idle()
+        await self._judge(self._conduct.idle())
 
     async def do_vrfy(self, argument: str) -> None:
         if not argument:
             raise Refused(Reply(501, "5.4", "Syntax: VRFY address"))
         await self.say(Reply(252, "5.0", "Cannot verify the user, but will take mail and try to deliver it"))
-        await self._count_idle()
+        await self._judge(self._conduct.idle())
 
     async def do_help(self, _argument: str) -> None:
-        verbs = " ".join(sorted(verb.decode() for verb in self.commands))
+        offered = {b"STARTTLS": self.starttls_offered, b"AUTH": self.auth_offered, b"EXPN": False}
+        verbs = " ".join(sorted(verb.decode() for verb in self.commands if offered.get(verb, True)))
         await self.say(Reply(214, "0.0", f"Commands: {verbs}"))
-        await self._count_idle()
+        await self._judge(self._conduct.idle())
 
     async def do_expn(self, _argument: str) -> None:
         raise Refused(Reply(502, "5.1", "EXPN is not offered here"))
@@ -425,7 +419,7 @@ class SmtpSession(SmtpConnection):
 
     # --- refusals -----------------------------------------------------------------------------------------------------
 
-    def _refuse(self, decision: Decision, *, sender: str, recipient: str = "") -> None:
+    def _refuse(self, decision: Decision, *, sender: str, recipient: str = "") -> NoReturn:
         """Leave the event of a refusal and raise it."""
         reply = decision.reply or INTERNAL_ERROR
         counters.add("smtp.refused")
@@ -442,6 +436,10 @@ class SmtpSession(SmtpConnection):
             )
         )
         raise Refused(reply, decision.reason)
+
+    def _refuse_content(self, transaction: Transaction, reply: Reply, reason: str) -> NoReturn:
+        self._note_refusal("content", reply, reason, transaction.envelope)
+        raise Refused(reply, reason)
 
     def _note_refusal(self, stage: str, reply: Reply, reason: str, envelope: Envelope | None = None) -> None:
         counters.add("smtp.refused")
@@ -460,10 +458,10 @@ class SmtpSession(SmtpConnection):
         )
 
 
-def _one_of(value: str, name: str, allowed: tuple[str, ...]) -> str:
-    if value.upper() not in allowed:
-        raise Refused(Reply(501, "5.4", f"{name} is {' or '.join(allowed)}"))
-    return value.upper()
+def _account_is_off(account: Account) -> Decision:
+    reply = Reply(550, "7.1", f"The account {account.username} is switched off")
+    reason = f"{account.username} or its organization was switched off after it had authenticated"
+    return Decision("sender", "account_off", Verdict.REJECT, reason, account.username, reply)
 
 
 SmtpSession.commands = {

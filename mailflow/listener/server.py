@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -15,17 +16,19 @@ import structlog
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections, connection
 
-from accounts import addresses, credentials
+from accounts import addresses, credentials, users
 from accounts.addresses import Resolution
 from accounts.models import User
 from accounts.names import Address
 from mailflow import counters
 from mailflow.errors import Unavailable
 from mailflow.events import NewEvent
-from mailflow.listener.auth import Account
+from mailflow.listener.auth import Account, Standing
 from mailflow.listener.commands import SmtpSession
 from mailflow.listener.connection import SHUTTING_DOWN, TOO_MANY, SmtpConnection
+from mailflow.listener.tls_door import TlsDoor
 from mailflow.models import Event
+from mailflow.smtp.data import OctetBudget
 from mailflow.smtp.reply import Reply
 from mailflow.spool import group
 
@@ -38,7 +41,10 @@ DATABASE_THREADS = 4
 AUTH_THREADS = 2  # an Argon2id hash takes 64 MiB
 MAX_WAITING_AUTH = 50
 BACKLOG = 512
-DRAIN_SECONDS = 6.0
+DRAIN_SECONDS = 2.0  # with the flush below it must fit into what the supervisor gives
+FLUSH_SECONDS = 0.3
+DATA_SECONDS = 600.0
+MAX_COLLECTING_OCTETS = 1 << 30
 
 
 class ListenError(Exception):
@@ -53,16 +59,18 @@ class Listener:
         self.hostname: str = settings.SMTP_HOSTNAME
         self.postmaster_domain = self.hostname.lower()
         self.timeout: float = settings.SMTP_TIMEOUT
-        self.data_timeout: float = max(settings.SMTP_TIMEOUT, 600.0)
+        self.data_timeout: float = max(settings.SMTP_TIMEOUT, DATA_SECONDS)
         self.max_connections: int = settings.SMTP_MAX_CONNECTIONS
         self.max_message_octets: int = settings.SMTP_MAX_MESSAGE_SIZE
         self.max_recipients: int = settings.SMTP_MAX_RECIPIENTS
+        self.collecting = OctetBudget(max(MAX_COLLECTING_OCTETS, 2 * self.max_message_octets))
         self.auth_enabled: bool = settings.SMTP_ENABLE_AUTH
         self.auth_requires_tls: bool = settings.SMTP_AUTH_REQUIRE_TLS
         self.tls_context = tls_context
         self.is_stopping = False
         self._connections: set[SmtpConnection] = set()
         self._servers: list[asyncio.Server] = []
+        self._tls_doors: list[TlsDoor] = []
         self._database = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="directory")
         self._auth = ThreadPoolExecutor(AUTH_THREADS, thread_name_prefix="auth")
         self._auth_waiting = 0
@@ -72,78 +80,103 @@ class Listener:
 
     async def start(self) -> list[int]:
         """Listen on SMTP_PORT, and with a certificate on SMTPS_PORT; return the ports. Raises `ListenError`."""
-        await self._listen(settings.SMTP_PORT, implicit_tls=False)
+        ports = [await self._listen(settings.SMTP_PORT)]
         if self.tls_context is not None and settings.SMTPS_PORT:
-            await self._listen(settings.SMTPS_PORT, implicit_tls=True)
+            ports.append(await self._listen_tls(settings.SMTPS_PORT, self.tls_context))
         counters.gauge("smtp.connections.active", 0)
-        return [server.sockets[0].getsockname()[1] for server in self._servers]
+        return ports
 
-    async def _listen(self, port: int, *, implicit_tls: bool) -> None:
-        def connection_factory() -> SmtpSession:
-            return SmtpSession(self, implicit_tls=implicit_tls)
-
+    async def _listen(self, port: int) -> int:
         try:
             server = await self.loop.create_server(
-                connection_factory,
+                lambda: SmtpSession(self, implicit_tls=False),
                 settings.SMTP_HOST,
                 port,
-                ssl=self.tls_context if implicit_tls else None,
-                ssl_handshake_timeout=30 if implicit_tls else None,
                 backlog=BACKLOG,
                 reuse_address=True,
             )
         except OSError as error:
-            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be listened on ({error.strerror})"
-            raise ListenError(f"Port {port} on {settings.SMTP_HOST} {reason}.") from None
+            raise _listen_error(port, error) from None
         self._servers.append(server)
+        chosen: int = server.sockets[0].getsockname()[1]
+        return chosen
+
+    async def _listen_tls(self, port: int, context: ssl.SSLContext) -> int:
+        chosen = port
+        try:
+            for family, _kind, _protocol, _name, address in await self.loop.getaddrinfo(
+                settings.SMTP_HOST, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            ):
+                door = TlsDoor(self, lambda: SmtpSession(self, implicit_tls=True), context)
+                chosen = door.open((str(address[0]), port), family, BACKLOG)
+                self._tls_doors.append(door)
+        except OSError as error:
+            raise _listen_error(port, error) from None
+        return chosen
 
     async def stop(self) -> None:
         """Take nothing new, let running commands and transactions end, then close what is left (RFC 5321 §3.8)."""
         self.is_stopping = True
         for server in self._servers:
             server.close()
+        for door in self._tls_doors:
+            door.close()
         for session in list(self._connections):
-            if not session.busy:
+            if not session.is_busy and not session.is_receiving:
                 session.end(SHUTTING_DOWN)
-        deadline = self.loop.time() + DRAIN_SECONDS
-        while self._connections and self.loop.time() < deadline:  # noqa: ASYNC110  (once, at the end)
-            await asyncio.sleep(0.02)
+        await self._wait_for_connections(DRAIN_SECONDS)
         for session in list(self._connections):
             session.end(SHUTTING_DOWN)
+        await self._wait_for_connections(FLUSH_SECONDS)
+        for session in list(self._connections):
+            session.abort()
         counters.gauge("smtp.connections.active", 0)
         await self._ask(counters.stop)
         self._database.shutdown(wait=False, cancel_futures=True)
         self._auth.shutdown(wait=False, cancel_futures=True)
 
+    async def _wait_for_connections(self, seconds: float) -> None:
+        deadline = self.loop.time() + seconds
+        while self._connections and self.loop.time() < deadline:  # noqa: ASYNC110  (once, at the end)
+            await asyncio.sleep(0.02)
+
     # --- connections --------------------------------------------------------------------------------------------------
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._connections)
 
     def admit(self, session: SmtpConnection) -> bool:
         """Count a new connection in; False where there are too many."""
         counters.add("smtp.connections.total")
-        if self.is_stopping or len(self._connections) >= self.max_connections:
+        if self.is_stopping or self.open_connections >= self.max_connections:
             counters.add("smtp.connections.rejected")
             group.current().note(
                 NewEvent(
                     kind=Event.Kind.REFUSED.value,
-                    summary=f"Refused at connect: {len(self._connections)} connections are open, "
+                    summary=f"Refused at connect: {self.open_connections} connections are open, "
                     f"SMTP_MAX_CONNECTIONS is {self.max_connections}.",
-                    reply=str(TOO_MANY),
+                    reply="" if session.implicit_tls else str(TOO_MANY),
                     client_address=session.client_address,
                     trace_id=session.trace_id,
                 )
             )
             return False
         self._connections.add(session)
-        counters.gauge("smtp.connections.active", len(self._connections))
+        counters.gauge("smtp.connections.active", self.open_connections)
         return True
 
     def release(self, session: SmtpConnection) -> None:
+        """Count a connection out; may be called twice."""
         self._connections.discard(session)
-        counters.gauge("smtp.connections.active", len(self._connections))
+        counters.gauge("smtp.connections.active", self.open_connections)
 
     def is_trusted(self, client_address: str) -> bool:
         networks = settings.SMTP_TRUSTED_NETWORKS
-        return bool(networks) and any(ipaddress.ip_address(client_address) in network for network in networks)
+        if not networks or not client_address:
+            return False
+        client = ipaddress.ip_address(client_address)
+        return any(client in network for network in networks)
 
     def is_loopback(self, client_address: str) -> bool:
         return client_address.startswith("127.") or client_address == "::1"
@@ -162,10 +195,9 @@ class Listener:
         self._directory[address] = (now + DIRECTORY_TTL_SECONDS, resolution)
         return resolution
 
-    async def may_send_as(self, account: Account, address: Address | None) -> bool:
-        if address is None or account.is_superuser:
-            return True
-        return await self._ask(_may_send_as, account.user_id, address)
+    async def standing(self, account: Account, address: Address | None) -> Standing:
+        """Whether the account is still on, and holds the address; asked anew for each message, never remembered."""
+        return await self._ask(_standing, account.user_id, address)
 
     async def verify(self, username: str, password: str) -> Account | None:
         """Check a password in a thread of its own kind; raises `Unavailable` where too many are waiting."""
@@ -192,9 +224,13 @@ def _guarded(question: Callable[..., T], *arguments: object) -> T:
         close_old_connections()
 
 
-def _may_send_as(user_id: int, address: Address) -> bool:
-    user = User.objects.filter(pk=user_id, is_active=True).first()
-    return user is not None and addresses.may_send_as(user, address)
+def _standing(user_id: int, address: Address | None) -> Standing:
+    user = User.objects.select_related("organization").filter(pk=user_id).first()
+    if user is None or not users.may_act(user):
+        return Standing.OFF
+    if address is None or user.is_superuser or addresses.may_send_as(user, address):
+        return Standing.OWNS
+    return Standing.OWNS_NOT
 
 
 def _verify(username: str, password: str) -> Account | None:
@@ -202,6 +238,11 @@ def _verify(username: str, password: str) -> Account | None:
     if user is None:
         return None
     return Account(user.pk, user.username, user.organization_id, user.is_superuser)
+
+
+def _listen_error(port: int, error: OSError) -> ListenError:
+    reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be listened on ({error.strerror})"
+    return ListenError(f"Port {port} on {settings.SMTP_HOST} {reason}.")
 
 
 def tls_context(certificate: str, key: str) -> ssl.SSLContext:

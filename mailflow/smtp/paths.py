@@ -67,7 +67,13 @@ def _parse_parameters(text: str) -> dict[str, str]:
 
 
 def decode_xtext(text: str) -> str:
-    """Decode xtext (RFC 3461 §4); raises `Refused` where a + is not followed by two hex digits."""
+    """Decode xtext (RFC 3461 §4); raises `Refused` where a + is not followed by two hex digits.
+
+    What it stands for must be printable ASCII (RFC 3461 §4.2, §4.4): no NUL or line end gets to a database or a header.
+    """
     if re.search(r"\+(?![0-9A-F]{2})", text):
         raise Refused(SYNTAX)
-    return _XTEXT_HEX.sub(lambda match: chr(int(match[1], 16)), text)
+    decoded = _XTEXT_HEX.sub(lambda match: chr(int(match[1], 16)), text)
+    if not (decoded.isascii() and decoded.isprintable()):
+        raise Refused(Reply(501, "5.4", "What xtext stands for must be printable ASCII"))
+    return decoded

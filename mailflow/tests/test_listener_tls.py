@@ -15,10 +15,11 @@ import pytest
 from accounts.models import User
 from mailflow.certificates import ensure_self_signed
 from mailflow.handoff import MemoryHandoff
+from mailflow.listener import connection, tls_door
 from mailflow.listener.server import Listener, ListenError, tls_context
 from mailflow.models import Message
 from mailflow.tests.test_listener import plain
-from mailflow.tests.wire import Client, running_listener
+from mailflow.tests.wire import Client, has_room, reset, running_listener, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -102,6 +103,61 @@ def test_a_handshake_in_clear_text_is_cut_off_and_others_are_served(secure: List
         assert "250" not in client.reply()
     with Client(port(secure)) as client:
         assert client.ask("NOOP").startswith("250")
+
+
+def test_a_peer_that_resets_in_the_handshake_gives_its_place_back(secure: Listener) -> None:
+    secure.max_connections = 1
+    client = Client(port(secure))
+    client.ask("EHLO x")
+    assert client.ask("STARTTLS").startswith("220")
+    reset(client)
+    until(lambda: has_room(secure))
+
+
+def test_silence_instead_of_a_handshake_is_cut_off(secure: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HANDSHAKE_SECONDS", 0.2)
+    secure.max_connections = 1
+    with Client(port(secure)) as client:
+        client.ask("EHLO x")
+        assert client.ask("STARTTLS").startswith("220")
+        assert client.is_closed()
+        until(lambda: has_room(secure))
+
+
+def test_a_silent_peer_of_implicit_tls_counts_and_is_cut_off(secure: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls_door, "HANDSHAKE_SECONDS", 0.5)
+    secure.max_connections = 1
+    with Client(port(secure, 1), greeting=False) as client:
+        until(lambda: secure.open_connections == 1)
+        assert not has_room(secure)
+        assert client.is_closed()
+        until(lambda: has_room(secure))
+
+
+@pytest.mark.parametrize("octets", [b"", b"EHLO in clear\r\n", b"\x16\x03\x01\x02\x00\x01"])
+def test_a_handshake_of_implicit_tls_that_fails_gives_its_place_back(secure: Listener, octets: bytes) -> None:
+    secure.max_connections = 1
+    client = Client(port(secure, 1), greeting=False)
+    client.send(octets)
+    reset(client)
+    until(lambda: has_room(secure))
+
+
+def test_over_the_cap_implicit_tls_is_closed_at_once(secure: Listener) -> None:
+    secure.max_connections = 1
+    with Client(port(secure)), Client(port(secure, 1), greeting=False) as client:
+        assert client.is_closed()
+    until(lambda: has_room(secure))
+
+
+def test_help_names_starttls_until_it_is_active(secure: Listener) -> None:
+    with Client(port(secure)) as client:
+        assert "STARTTLS" in client.ask("HELP")
+        assert "AUTH" not in client.ask("HELP")
+        client.ask("STARTTLS")
+        client.start_tls()
+        assert "STARTTLS" not in client.ask("HELP")
+        assert "AUTH" in client.ask("HELP")
 
 
 def test_tls_older_than_1_2_is_refused(secure: Listener) -> None:

@@ -193,7 +193,7 @@ def test_the_daily_limit_lets_so_many_through_and_says_when_to_come_again(key: s
 
 def test_a_switched_off_organization_cannot_send(key: str) -> None:
     Organization.objects.update(is_active=False)
-    assert send(body=R5, key=key).status_code == 403
+    assert send(body=R5, key=key).status_code == 401
 
 
 def test_a_message_over_the_size_limit_is_too_large_and_costs_nothing(key: str, settings: LazySettings) -> None:

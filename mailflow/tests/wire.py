@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
 import uvloop
 
 from mailflow.listener.server import Listener
+from mailflow.spool import group
 
 
 @contextmanager
@@ -51,6 +54,7 @@ def running_listener(tls: ssl.SSLContext | None = None) -> Iterator[Listener]:
     finally:
         box["loop"].call_soon_threadsafe(box["stop"].set)  # type: ignore[attr-defined]
         thread.join(10)
+        until(lambda: group.current()._idle)  # what it noted is for this test's database
 
 
 class Client:
@@ -108,3 +112,24 @@ class Client:
 
     def is_closed(self) -> bool:
         return self.line() == ""
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Return when the condition holds; fail where it never does."""
+    end = time.monotonic() + seconds
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        pause.wait(0.01)
+
+
+def has_room(listener: Listener) -> bool:
+    """Whether a new connection is welcome just now."""
+    with Client(listener.ports[0]) as client:  # type: ignore[attr-defined]
+        return client.greeting.startswith("220")
+
+
+def reset(client: Client) -> None:
+    """Leave without a word: RST instead of FIN."""
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.socket.close()

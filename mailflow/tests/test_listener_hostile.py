@@ -1,0 +1,329 @@
+"""Peers that mean no good, or are merely odd: what they may cost, and that nobody else pays for it."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import pytest
+
+from accounts.models import Organization, User
+from mailflow import content
+from mailflow.handoff import MemoryHandoff
+from mailflow.listener import connection, limits, server
+from mailflow.listener.server import Listener
+from mailflow.models import Event, Message
+from mailflow.tests.test_listener import MAIL, connect, plain, send_mail
+from mailflow.tests.wire import Client, has_room, running_listener, until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def hasty(transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any) -> Iterator[Listener]:
+    """A listener with one place that waits for a client no longer than a moment."""
+    settings.SMTP_PORT = settings.SMTPS_PORT = 0
+    settings.SMTP_TIMEOUT = 0.2
+    with running_listener() as running:
+        running.max_connections = 1
+        yield running
+
+
+def begin_data(client: Client) -> None:
+    client.ask("EHLO x")
+    client.ask("MAIL FROM:<a@b.example>")
+    client.ask("RCPT TO:<alice@example.com>")
+    assert client.ask("DATA").startswith("354")
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_silence_in_the_middle_of_auth_is_ended(hasty: Listener) -> None:
+    with connect(hasty) as client:
+        client.ask("EHLO x")
+        assert client.ask("AUTH LOGIN").startswith("334")
+        assert client.reply().startswith("421 4.4.2")
+        assert client.is_closed()
+    until(lambda: has_room(hasty))
+
+
+def test_a_peer_that_asks_and_never_reads_is_cut_off(hasty: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_IDLE_COMMANDS", 1_000_000)
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", hasty.ports[0]))  # type: ignore[attr-defined]
+        client.settimeout(0.2)
+        with suppress(OSError):
+            while True:  # until the listener has stopped reading
+                client.sendall((b"EHLO " + b"x" * 250 + b"\r\n") * 1000)
+        until(lambda: has_room(hasty))
+
+
+def test_a_trickle_of_data_is_cut_off(listener: Listener) -> None:
+    listener.data_timeout = 0.2
+    with connect(listener) as client:
+        begin_data(client)
+        trickled = 0
+        while not select.select([client.socket], [], [], 0.02)[0]:
+            client.send(b"x")
+            trickled += 1
+            assert trickled < 1000
+        assert client.reply().startswith("421 4.4.2")
+        assert client.is_closed()
+
+
+def test_who_sends_steadily_may_take_longer(listener: Listener) -> None:
+    listener.data_timeout = 0.5
+    block = (b"x" * 78 + b"\r\n") * 100
+    with connect(listener) as client:
+        began = listener.loop.time()
+        begin_data(client)
+        client.send(MAIL)
+        while listener.loop.time() < began + 2:  # a coarse timer looks once a second
+            had = listener.collecting.used
+            client.send(block)
+            until(lambda had=had: listener.collecting.used > had)  # type: ignore[misc]
+        client.send(b".\r\n")
+        assert client.reply().startswith("250")
+
+
+# --- the end of the input, the end of the service ---------------------------------------------------------------------
+
+
+def test_a_whole_conversation_in_one_packet_is_answered_to_its_end(listener: Listener) -> None:
+    commands = b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<alice@example.com>\r\nDATA\r\n"
+    with connect(listener) as client:
+        client.send(commands + MAIL + b".\r\nNOOP\r\nQUIT\r\n")
+        client.socket.shutdown(socket.SHUT_WR)
+        assert [client.reply()[:3] for _ in range(7)] == ["250", "250", "250", "354", "250", "250", "221"]
+        assert client.is_closed()
+    assert content.read(Message.objects.get().pk).endswith(MAIL)
+
+
+def test_at_shutdown_a_message_on_its_way_is_taken_and_the_idle_are_sent_home(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
+) -> None:
+    settings.SMTP_PORT = settings.SMTPS_PORT = 0
+    with ExitStack() as stack:
+        running = stack.enter_context(running_listener())
+        idle, sending = stack.enter_context(connect(running)), stack.enter_context(connect(running))
+        begin_data(sending)
+        stopping = threading.Thread(target=_stop, args=[running])
+        stopping.start()
+        assert idle.reply().startswith("421 4.3.2")
+        assert idle.is_closed()
+        sending.send(MAIL + b".\r\n")
+        assert sending.reply().startswith("250")
+        assert sending.reply().startswith("421 4.3.2")
+        stopping.join(10)
+    assert Message.objects.count() == 1
+
+
+def test_at_the_end_of_the_drain_data_is_ended_with_421_although_the_client_still_sends(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.SMTP_PORT = settings.SMTPS_PORT = 0
+    monkeypatch.setattr(server, "DRAIN_SECONDS", 0.1)
+    with running_listener() as running:
+        client = connect(running)
+        begin_data(client)
+        stopping = threading.Thread(target=_stop, args=[running])
+        stopping.start()
+        while not select.select([client.socket], [], [], 0)[0]:
+            client.send(b"x" * 78 + b"\r\n")
+        assert client.reply().startswith("421 4.3.2")
+        assert client.is_closed()
+        client.socket.close()
+        stopping.join(10)
+    assert not Message.objects.exists()
+
+
+def _stop(listener: Listener) -> None:
+    asyncio.run_coroutine_threadsafe(listener.stop(), listener.loop).result(10)
+
+
+# --- chatter ----------------------------------------------------------------------------------------------------------
+
+
+def test_harvesting_addresses_ends_the_session(listener: Listener) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.ask("MAIL FROM:<a@b.example>")
+        client.send(b"".join(b"RCPT TO:<guess%d@example.com>\r\n" % number for number in range(200)))
+        replies = [client.reply()[:9] for _ in range(limits.MAX_REFUSED_COMMANDS + 1)]
+        assert set(replies[:-1]) == {"550 5.1.1"}
+        assert replies[-1] == "421 4.7.0"
+        assert client.is_closed()
+
+
+def test_an_honest_list_with_many_dead_addresses_gets_through(listener: Listener) -> None:
+    dead = limits.MAX_REFUSED_COMMANDS - 1
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.ask("MAIL FROM:<a@b.example>")
+        client.send(b"".join(b"RCPT TO:<dead%d@example.com>\r\n" % number for number in range(dead)))
+        assert {client.reply()[:3] for _ in range(dead)} == {"550"}
+        assert client.ask("RCPT TO:<alice@example.com>").startswith("250")
+        assert client.ask("DATA").startswith("354")
+        client.send(MAIL + b".\r\n")
+        assert client.reply().startswith("250")
+
+
+@pytest.mark.parametrize(
+    "chatter",
+    [b"EHLO x\r\n", b"MAIL FROM:<a@b.example>\r\nRSET\r\n", b"DATA\r\n", b"RCPT TO:<a\r\n", b"VRFY a\r\n", b"HELP\r\n"],
+)
+def test_chatter_that_sends_no_mail_ends_the_session(listener: Listener, chatter: bytes) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.send(chatter * 200)
+        replies = []
+        while reply := client.reply():
+            replies.append(reply)
+    assert replies[-1].startswith("421 4.7.0")
+    assert len(replies) < 300
+
+
+def test_a_client_that_sends_mail_may_be_as_chatty_as_it_likes(listener: Listener) -> None:
+    with connect(listener) as client:
+        for _ in range(3):
+            client.send(b"NOOP\r\n" * (limits.MAX_IDLE_COMMANDS - 10))
+            assert {client.reply()[:3] for _ in range(limits.MAX_IDLE_COMMANDS - 10)} == {"250"}
+            assert send_mail(client).startswith("250")
+
+
+def test_a_recipient_named_again_changes_nothing(listener: Listener, memory_handoff: MemoryHandoff) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.ask("MAIL FROM:<a@b.example>")
+        for command in ["<alice@example.com> NOTIFY=NEVER", "<alice+1@example.com>", "<alice@example.com>"] * 50:
+            assert client.ask(f"RCPT TO:{command}").startswith("250 2.1.5")
+        client.ask("DATA")
+        client.send(MAIL + b".\r\n")
+        assert client.reply().startswith("250")
+    recipients = memory_handoff.accepted[0].envelope.recipients
+    assert [(str(one.address), one.notify) for one in recipients] == [
+        ("alice@example.com", "NEVER"),
+        ("alice+1@example.com", ""),
+    ]
+    rules = [decision["rule"] for decision in Event.objects.get(kind="accepted").decisions]
+    assert rules == ["reception", "mailbox", "mailbox", "size", "line_ends", "loop"]
+
+
+def test_recipients_named_again_without_end_end_the_session(listener: Listener) -> None:
+    listener.max_recipients = 3
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.ask("MAIL FROM:<a@b.example>")
+        client.send(b"RCPT TO:<alice@example.com>\r\n" * 20)
+        assert [client.reply()[:3] for _ in range(9)] == ["250"] * 8 + ["421"]
+        assert client.is_closed()
+
+
+def test_a_list_longer_than_the_limit_is_taken_in_part(listener: Listener) -> None:
+    listener.max_recipients = limit = 120
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.ask("MAIL FROM:<a@b.example>")
+        client.send(b"".join(b"RCPT TO:<alice+%d@example.com>\r\n" % number for number in range(2 * limit)))
+        assert [client.reply()[:3] for _ in range(2 * limit)] == ["250"] * limit + ["452"] * limit
+        client.ask("DATA")
+        client.send(MAIL + b".\r\n")
+        assert client.reply().startswith("250")
+    assert len(Message.objects.get().recipients) == limit
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("MAIL FROM:<a@b.example> ENVID=+00", "501 5.5.4"),
+        ("MAIL FROM:<a@b.example> ENVID=a+0D+0Ab", "501 5.5.4"),
+        ("MAIL FROM:<a@b.example> ENVID=+E9", "501 5.5.4"),
+        ("MAIL FROM:<a@b.example> ENVID=a+2Bb+20c", "250 2.1.0"),
+        ("RCPT TO:<alice@example.com> ORCPT=rfc822;a+00@b.example", "501 5.5.4"),
+        ("RCPT TO:<alice@example.com> ORCPT=rfc822;a+2Bx@b.example", "250 2.1.5"),
+    ],
+)
+def test_what_xtext_hides_must_be_printable(listener: Listener, command: str, expected: str) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        if command.startswith("RCPT"):
+            client.ask("MAIL FROM:<a@b.example>")
+        assert client.ask(command).startswith(expected)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_more_data_than_the_memory_is_for_is_deferred_until_there_is_room(listener: Listener) -> None:
+    listener.collecting.limit = 100_000
+    half = (b"x" * 78 + b"\r\n") * 800
+    with connect(listener) as first, connect(listener) as second:
+        begin_data(first)
+        first.send(half)
+        until(lambda: listener.collecting.used >= len(half))
+        begin_data(second)
+        second.send(half + b".\r\n")
+        assert second.reply().startswith("452 4.3.1")
+        assert send_mail(second).startswith("250")  # a small one finds room
+        first.send(b".\r\n")
+        assert first.reply().startswith("250")
+        assert send_mail(second, half).startswith("250")
+    assert listener.collecting.used == 0
+
+
+def test_data_is_not_begun_where_all_memory_is_taken(listener: Listener) -> None:
+    listener.collecting.limit = len(MAIL)
+    with connect(listener) as first, connect(listener) as second:
+        begin_data(first)
+        first.send(MAIL)
+        until(lambda: listener.collecting.is_spent)
+        second.ask("EHLO x")
+        second.ask("MAIL FROM:<a@b.example>")
+        second.ask("RCPT TO:<alice@example.com>")
+        assert second.ask("DATA").startswith("452 4.3.1")
+        first.socket.close()
+        until(lambda: not listener.collecting.used)
+        assert second.ask("DATA").startswith("354")
+
+
+def test_a_large_message_full_of_dots_is_stored_bit_for_bit(listener: Listener) -> None:
+    octets = b"Subject: dots\r\n\r\n" + b".\r\n..\r\n.%s\r\n" % (b"x" * 61) * 60_000
+    with connect(listener) as client:
+        assert send_mail(client, octets).startswith("250")
+    assert content.read(Message.objects.get().pk).endswith(b"\r\n" + octets)
+
+
+# --- accounts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_superuser", [False, True])
+@pytest.mark.parametrize("path", ["<>", "<alice@example.com>"])
+def test_switching_an_organization_off_reaches_open_sessions(
+    listener: Listener, alice: User, path: str, is_superuser: bool
+) -> None:
+    User.objects.filter(pk=alice.pk).update(is_superuser=is_superuser)
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        assert client.ask("AUTH PLAIN " + plain("alice", "correct horse")).startswith("235")
+        assert client.ask(f"MAIL FROM:{path}").startswith("250")
+        client.ask("RSET")
+        Organization.objects.update(is_active=False)
+        assert client.ask(f"MAIL FROM:{path}").startswith("550 5.7.1")
+    with connect(listener) as other:
+        assert send_mail(other).startswith("250")  # its commit carries the note along
+    assert "switched off" in Event.objects.get(kind="refused").summary
+
+
+def test_help_names_what_is_offered(listener: Listener) -> None:
+    with connect(listener) as client:
+        assert client.ask("HELP") == "214 2.0.0 Commands: AUTH DATA EHLO HELO HELP MAIL NOOP QUIT RCPT RSET VRFY"
+        listener.auth_enabled = False
+        assert "AUTH" not in client.ask("HELP")
