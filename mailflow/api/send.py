@@ -29,9 +29,12 @@ from mailflow.api import send_body
 from mailflow.api.send_body import SendBody
 from mailflow.compose import Named
 from mailflow.errors import Refused, Unavailable
+from mailflow.events import NewEvent
 from mailflow.ids import new_trace_id
-from mailflow.models import Message
+from mailflow.models import Event, Message
+from mailflow.policy.sender import check_sender
 from mailflow.smtp.envelope import Envelope, Recipient
+from mailflow.spool import group
 from mailflow.spool.accepted import Origin, Receipt
 
 log = structlog.get_logger(__name__)
@@ -81,6 +84,7 @@ class SendView(APIView):
             envelope=Envelope(sender.address, [Recipient(address) for address in recipients]),
             origin=_origin(request, user, key),
             content=content,
+            decisions=[check_sender(sender.address, authenticated_as=user.username, may_use=True)],
         )
         receipt = self._accept(submission, key)
         counters.add("http.sends.accepted")
@@ -95,6 +99,24 @@ class SendView(APIView):
         )
         words = text(request, "Email queued for delivery")
         return Response({"status": "queued", "message": words, "email_id": receipt.message_id}, status=202)
+
+    def handle_exception(self, exc: Exception) -> Response:
+        """Leave an event of every refusal that has a caller; who has no credentials is in the accounts' trail."""
+        response = super().handle_exception(exc)
+        request = self.request
+        if response.status_code < 500 and isinstance(request.user, User):
+            origin = _origin(request, request.user, _key(request))
+            group.current().note(
+                NewEvent(
+                    kind=Event.Kind.REFUSED.value,
+                    summary=f"Refused at send: {response.data['detail']}",
+                    reply=f"{response.status_code} {response.data['code']}",
+                    client_address=origin.client_address,
+                    actor=origin.actor,
+                    trace_id=origin.trace_id,
+                )
+            )
+        return response
 
     def _take(self, key: ApiKey | None) -> None:
         """Count the message against the key's day, now that nothing but the store can refuse it."""

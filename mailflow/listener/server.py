@@ -75,6 +75,7 @@ class Listener:
         self._auth = ThreadPoolExecutor(AUTH_THREADS, thread_name_prefix="auth")
         self._auth_waiting = 0
         self._directory: dict[Address, tuple[float, Resolution]] = {}
+        self._asked: dict[Address, asyncio.Task[Resolution]] = {}
 
     # --- sockets ------------------------------------------------------------------------------------------------------
 
@@ -186,13 +187,21 @@ class Listener:
     async def resolve(self, address: Address) -> Resolution:
         """What stands behind a recipient; answers are kept for a second, for many recipients come again and again."""
         kept = self._directory.get(address)
-        now = time.monotonic()
-        if kept is not None and kept[0] > now:
+        if kept is not None and kept[0] > time.monotonic():
             return kept[1]
-        resolution = await self._ask(addresses.resolve, address)
+        asked = self._asked.get(address)
+        if asked is None:  # of many sessions that want to know at once, one asks
+            asked = self._asked[address] = self.loop.create_task(self._look_up(address))
+        return await asyncio.shield(asked)
+
+    async def _look_up(self, address: Address) -> Resolution:
+        try:
+            resolution = await self._ask(addresses.resolve, address)
+        finally:
+            del self._asked[address]
         if len(self._directory) >= DIRECTORY_MAX_ENTRIES:
             self._directory.clear()
-        self._directory[address] = (now + DIRECTORY_TTL_SECONDS, resolution)
+        self._directory[address] = (time.monotonic() + DIRECTORY_TTL_SECONDS, resolution)
         return resolution
 
     async def standing(self, account: Account, address: Address | None) -> Standing:

@@ -169,3 +169,18 @@ def test_too_much_waiting_is_refused_at_once(
     with pytest.raises(Unavailable) as refusal:
         receiver.accept_blocking(submission())
     assert str(refusal.value.reply).startswith("451 4.3.0")
+
+
+def test_a_refusal_by_http_leaves_an_event_with_its_reason(
+    client: Any, alice: User, memory_handoff: MemoryHandoff, fresh_spool: None
+) -> None:
+    client.force_login(alice)
+    stranger = {"sender": "boss@elsewhere.example", "to": "alice@example.com", "subject": "x", "text_body": "y"}
+    assert client.post("/api/v1/send", stranger, content_type="application/json").status_code == 422
+    own = {"to": "alice@example.com", "subject": "x", "text_body": "y"}
+    assert client.post("/api/v1/send", own, content_type="application/json").status_code == 202
+    refused = Event.objects.get(kind="refused")
+    assert "verified domains" in refused.summary
+    assert (refused.actor, refused.reply) == ("alice", "422 VALIDATION_ERROR")
+    accepted = Event.objects.get(kind="accepted")
+    assert [decision["stage"] for decision in accepted.decisions] == ["sender", "content", "content", "content"]
