@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -31,54 +31,59 @@ class TlsDoor:
 
     def __init__(self, listener: Listener, make_session: Callable[[], SmtpConnection], context: ssl.SSLContext) -> None:
         self._listener = listener
+        self._loop = listener.loop
         self._make_session = make_session
         self._context = context
         self._socket: socket.socket | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._handshakes: set[asyncio.Task[None]] = set()
 
     def open(self, address: tuple[str, int], family: int, backlog: int) -> int:
         """Listen and return the port; raises OSError."""
-        self._socket = socket.create_server(address, family=family, backlog=backlog)
-        self._socket.setblocking(False)
-        self._start(self._accept(self._socket))
-        port: int = self._socket.getsockname()[1]
+        listening = socket.create_server(address, family=family, backlog=backlog)
+        listening.setblocking(False)
+        self._socket = listening
+        self._watch(listening)
+        port: int = listening.getsockname()[1]
         return port
 
     def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
         if self._socket is not None:
+            self._loop.remove_reader(self._socket)
             self._socket.close()
+            self._socket = None
+        for task in list(self._handshakes):
+            task.cancel()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._listener.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def _watch(self, listening: socket.socket) -> None:
+        if self._socket is not None:
+            self._loop.add_reader(listening, self._accept, listening)
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = self._listener.loop
-        while True:
-            try:
-                peer_socket, peer = await loop.sock_accept(listening)
-            except OSError as error:  # out of descriptors, or the peer has left: both pass
-                logger.warning("smtp.accept_failed", cause=str(error))
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            session = self._make_session()
-            session.came_from(peer)
-            if not self._listener.admit(session):
-                peer_socket.close()
-                continue
-            # Not at the end of the task's own work: one that is cancelled before its first step never gets there.
-            self._start(self._shake_hands(session, peer_socket)).add_done_callback(
-                partial(self._settle, session, peer_socket)
-            )
+    def _accept(self, listening: socket.socket) -> None:
+        """Take one connection, or none where its peer has left; the loop calls again while others wait."""
+        try:
+            peer_socket, peer = listening.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError as error:  # out of descriptors: it stays readable, so look away for a moment
+            logger.warning("smtp.accept_failed", cause=str(error))
+            self._loop.remove_reader(listening)
+            self._loop.call_later(RETRY_SECONDS, self._watch, listening)
+            return
+        peer_socket.setblocking(False)
+        session = self._make_session()
+        session.came_from(peer)
+        if not self._listener.admit(session):
+            peer_socket.close()
+            return
+        handshake = self._loop.create_task(self._shake_hands(session, peer_socket))
+        self._handshakes.add(handshake)
+        # Not at the end of the task's own work: one that is cancelled before its first step never gets there.
+        handshake.add_done_callback(partial(self._settle, session, peer_socket))
 
     async def _shake_hands(self, session: SmtpConnection, peer_socket: socket.socket) -> None:
         """Bring the session to life behind its handshake."""
         try:
-            await self._listener.loop.connect_accepted_socket(
+            await self._loop.connect_accepted_socket(
                 lambda: session,
                 peer_socket,
                 ssl=self._context,
@@ -88,8 +93,9 @@ class TlsDoor:
             logger.info("smtp.tls_failed", client_address=session.client_address, cause=str(error))
             counters.add("smtp.tls.failed")
 
-    def _settle(self, session: SmtpConnection, peer_socket: socket.socket, _task: object) -> None:
+    def _settle(self, session: SmtpConnection, peer_socket: socket.socket, handshake: asyncio.Task[None]) -> None:
         """Give the place of a failed handshake back."""
+        self._handshakes.discard(handshake)
         if session.transport is None:
             peer_socket.close()
             self._listener.release(session)
