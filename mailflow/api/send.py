@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import structlog
@@ -24,7 +25,7 @@ from accounts.api import problems
 from accounts.api.texts import text
 from accounts.models import ApiKey, User
 from accounts.names import Address, InvalidName, parse_address
-from mailflow import compose, counters, receiver
+from mailflow import compose, counters, events, receiver
 from mailflow.api import send_body
 from mailflow.api.send_body import SendBody
 from mailflow.compose import Named
@@ -34,7 +35,6 @@ from mailflow.ids import new_trace_id
 from mailflow.models import Event, Message
 from mailflow.policy.sender import check_sender
 from mailflow.smtp.envelope import Envelope, Recipient
-from mailflow.spool import group
 from mailflow.spool.accepted import Origin, Receipt
 
 log = structlog.get_logger(__name__)
@@ -106,16 +106,16 @@ class SendView(APIView):
         request = self.request
         if response.status_code < 500 and isinstance(request.user, User):
             origin = _origin(request, request.user, _key(request))
-            group.current().note(
-                NewEvent(
-                    kind=Event.Kind.REFUSED.value,
-                    summary=f"Refused at send: {response.data['detail']}",
-                    reply=f"{response.status_code} {response.data['code']}",
-                    client_address=origin.client_address,
-                    actor=origin.actor,
-                    trace_id=origin.trace_id,
-                )
+            refusal = NewEvent(
+                kind=Event.Kind.REFUSED.value,
+                summary=f"Refused at send: {response.data['detail']}",
+                reply=f"{response.status_code} {response.data['code']}",
+                client_address=origin.client_address,
+                actor=origin.actor,
+                trace_id=origin.trace_id,
             )
+            with suppress(DatabaseError):  # the caller's answer does not depend on it
+                events.record([refusal])
         return response
 
     def _take(self, key: ApiKey | None) -> None:
