@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from django.db.models import QuerySet
+from django.db.models import OuterRef, QuerySet, Subquery
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -21,7 +21,7 @@ from mailflow import counters, mailboxes
 from mailflow.api import heads, reading
 from mailflow.api.reading import Shown
 from mailflow.api.visibility import sees_all
-from mailflow.models import FiledMessage
+from mailflow.models import FiledMessage, Message
 from mailflow.storage.base import CopyMissing
 
 SEEN = "\\Seen"
@@ -88,7 +88,10 @@ class EmailView(APIView):
 def _filed(request: Request) -> QuerySet[FiledMessage]:
     """The filed messages that the request is about: the caller's own, for staff all or one user's."""
     user = cast(User, request.user)
-    filed = FiledMessage.objects.select_related("mailbox")
+    message = Message.objects.filter(pk=OuterRef("message_id"))
+    filed = FiledMessage.objects.select_related("mailbox").annotate(
+        reverse_path=Subquery(message.values("reverse_path")[:1])
+    )
     named = request.query_params.get("user") or request.query_params.get("user_id")
     if named is None:
         return filed if sees_all(user) else filed.filter(mailbox__user=user)
@@ -116,7 +119,7 @@ def _read(filed: FiledMessage) -> Shown:
 def _email(filed: FiledMessage, shown: Shown) -> dict[str, Any]:
     return {
         "id": filed.message_id,
-        "sender": shown.sender,
+        "sender": shown.sender or getattr(filed, "reverse_path", None) or "",  # without a From the envelope tells
         "recipient": filed.recipient,
         "subject": shown.subject,
         "body": shown.body,

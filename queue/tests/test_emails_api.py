@@ -104,3 +104,9 @@ def test_a_list_of_fifty_costs_as_many_queries_as_a_list_of_one(
             file(accepted("alice@example.com"), alice)
         with django_assert_max_num_queries(5):
             assert client.get("/emails").json()["emails"]
+
+
+def test_without_a_from_field_the_sender_is_the_envelopes(alice: User) -> None:
+    file(accepted("alice@example.com", sender="s@elsewhere.example", header_section="Subject: bare\r\n"), alice)
+    answer = client_of(alice).get("/emails").json()
+    assert answer["emails"][0]["sender"] == "s@elsewhere.example"
