@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -95,6 +96,25 @@ def test_mail_comes_in_by_smtp_and_lies_in_the_mailbox(system: System) -> None:
     raw = system.request("GET", f"/api/v1/messages/{email['id']}/raw", auth=("user", system.mailbox_password()))
     assert raw.octets.endswith(f"\r\nSubject: {subject}\r\n\r\n.dots\r\n".encode())
     assert not [found for found in system.inbox("john") if found["subject"] == subject]
+
+
+def test_one_trace_id_leads_from_the_connection_to_the_last_attempt(system: System) -> None:
+    with smtplib.SMTP("127.0.0.1", system.smtp_port) as client:
+        client.sendmail("you@elsewhere.example", ["john@example.com"], "Subject: traced\r\n\r\nx\r\n")
+        answer = client.docmd("NOOP")[0]
+    assert answer == 250
+
+    def lines(name: str, event: str) -> list[dict[str, str]]:
+        text = (system.data / "log" / f"{name}.log").read_text()
+        found = [json.loads(line) for line in text.splitlines() if f'"{event}"' in line]
+        return [line for line in found if line["message"] == event]
+
+    accepted = lines("smtp", "smtp.accepted")[-1]
+    attempted = wait_until(
+        lambda: [line for line in lines("worker", "queue.attempted") if line["message_id"] == accepted["message_id"]]
+    )[0]
+    assert attempted["trace_id"] == accepted["trace_id"]
+    assert attempted["outcome"] == "delivered"
 
 
 def test_mail_sent_by_http_leaves_to_a_real_peer(system: System, peer: Peer) -> None:
