@@ -25,7 +25,7 @@ from mailflow.storage.base import CopyMissing
 from queue import message_status
 from queue.claim import Parcel
 from queue.models import Attempt, Entry
-from queue.outcome import Kind, Outcome, failed
+from queue.outcome import Kind, Outcome, deferred, failed
 from queue.report import failure_reports
 from queue.schedule import End, Step, next_step
 
@@ -142,9 +142,12 @@ def _forward(results: Sequence[Result]) -> tuple[list[Result], list[int]]:
         if result.forward is not None:
             try:
                 new_ids += receiver.accept_within([_submission(result.parcel, result.forward)])
-            except (Refused, CopyMissing) as refusal:
-                words = f"Forwarding was refused: {refusal}."
+            except Refused as refusal:
+                words = f"Forwarding was refused: {refusal.reason}."
                 result = replace(result, outcome=failed(words, transport="local", enhanced_code="5.4.6"))
+            except CopyMissing:  # temporary until proven permanent: an operator may bring it back
+                words = "The content of the message cannot be found in the spool."
+                result = replace(result, outcome=deferred(words, transport="local", enhanced_code="4.3.0"))
         settled.append(result)
     return settled, new_ids
 

@@ -49,6 +49,8 @@ LARGE_OCTETS = 1 << 20  # what would hold the event loop for too long
 _HTTP_REQUEST = re.compile(rb"[A-Z]{3,8} \S+ HTTP/\d")
 _HELO_NAME = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}\Z")
 
+_DECIDED = (552, 553)
+
 OK = Reply(250, "0.0", "OK")
 BAD_SEQUENCE = Reply(503, "5.1", "Bad sequence of commands")
 SENDER_OK = Reply(250, "1.0", "Sender OK")
@@ -66,6 +68,7 @@ class Transaction:
     envelope: Envelope
     decisions: list[Decision] = field(default_factory=list)
     addresses: set[Address] = field(default_factory=set)  # of its recipients
+    is_full: bool = False  # a recipient over the limit was refused
 
 
 class SmtpSession(SmtpConnection):
@@ -254,14 +257,17 @@ class SmtpSession(SmtpConnection):
             raise Refused(Reply(503, "5.1", "Send EHLO first"))
         if self.transaction is not None:
             raise Refused(Reply(503, "5.1", "Nested MAIL command"))
-        parsed = parse_path(argument, "FROM", null_allowed=True)
         listener, account = self.listener, self.account
-        envelope = read_envelope(
-            parsed,
-            extended=self.extended,
-            auth_offered=self.auth_offered,
-            max_octets=listener.max_message_octets,
-        )
+        try:
+            envelope = read_envelope(
+                parse_path(argument, "FROM", null_allowed=True),
+                extended=self.extended,
+                auth_offered=self.auth_offered,
+                max_octets=listener.max_message_octets,
+            )
+        except Refused as refusal:
+            self._note_if_decided("sender", refusal)
+            raise
         standing = Standing.OWNS if account is None else await listener.standing(account, envelope.reverse_path)
         if account is not None and standing is Standing.OFF:
             decision = _account_is_off(account)
@@ -280,7 +286,13 @@ class SmtpSession(SmtpConnection):
         transaction = self.transaction
         if transaction is None:
             raise Refused(Reply(503, "5.1", "Send MAIL first"))
-        parsed = parse_path(argument, "TO", null_allowed=False, bare_postmaster_domain=self.listener.postmaster_domain)
+        try:
+            parsed = parse_path(
+                argument, "TO", null_allowed=False, bare_postmaster_domain=self.listener.postmaster_domain
+            )
+        except Refused as refusal:
+            self._note_if_decided("recipient", refusal)
+            raise
         if parsed.address is None:
             raise Refused(SYNTAX)
         recipient = read_recipient(parsed.address, parsed, extended=self.extended)
@@ -289,6 +301,10 @@ class SmtpSession(SmtpConnection):
             await self._say_futile(RECIPIENT_OK)  # taken already, with the parameters of then
             return
         if len(envelope.recipients) >= self.listener.max_recipients:
+            if not transaction.is_full:  # one event tells it for all that follow
+                transaction.is_full = True
+                reason = f"{self.listener.max_recipients} recipients are taken, the limit of a transaction"
+                self._note_refusal("recipient", TOO_MANY_RECIPIENTS, reason, envelope)
             await self._say_futile(TOO_MANY_RECIPIENTS)
             return
         resolution = await self.listener.resolve(recipient.address)
@@ -440,6 +456,11 @@ class SmtpSession(SmtpConnection):
     def _refuse_content(self, transaction: Transaction, reply: Reply, reason: str) -> NoReturn:
         self._note_refusal("content", reply, reason, transaction.envelope)
         raise Refused(reply, reason)
+
+    def _note_if_decided(self, stage: str, refusal: Refused) -> None:
+        """Leave the event of a refusal that is a decision (too large, no valid address) and no slip of syntax."""
+        if refusal.reply.code in _DECIDED:
+            self._note_refusal(stage, refusal.reply, refusal.reason)
 
     def _note_refusal(self, stage: str, reply: Reply, reason: str, envelope: Envelope | None = None) -> None:
         counters.add("smtp.refused")

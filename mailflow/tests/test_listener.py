@@ -252,6 +252,23 @@ def test_more_recipients_than_allowed_are_deferred(listener: Listener) -> None:
         assert client.ask("RCPT TO:<alice+3@example.com>").startswith("452 4.5.3")
 
 
+def test_what_is_too_large_or_no_address_is_told_too(listener: Listener) -> None:
+    listener.max_recipients = 1
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        assert client.ask("MAIL FROM:<a@b.example> SIZE=999999999").startswith("552")
+        assert client.ask("MAIL FROM:<a@b.example>").startswith("250")
+        assert client.ask("RCPT TO:<no domain>").startswith("553")
+        assert client.ask("RCPT TO:<alice@example.com>").startswith("250")
+        for tag in "12":
+            assert client.ask(f"RCPT TO:<alice+{tag}@example.com>").startswith("452")
+        client.ask("DATA")
+        client.send(MAIL + b".\r\n")  # its commit carries the notes along
+        assert client.reply().startswith("250")
+    refused = Event.objects.filter(kind="refused").order_by("pk").values_list("reply", flat=True)
+    assert [reply[:3] for reply in refused] == ["552", "553", "452"]
+
+
 def test_a_message_over_the_limit_is_refused_and_the_session_goes_on(listener: Listener) -> None:
     listener.max_message_octets = 100_000
     with connect(listener) as client:
