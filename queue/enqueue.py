@@ -14,7 +14,7 @@ from queue.models import Entry
 
 _FIELDS = (
     "id", "message_id", "recipient", "domain", "status", "created_at", "next_attempt_at", "expires_at", "attempts",
-    "max_attempts", "lease", "last_reply", "notify", "original_recipient",
+    "max_attempts", "lease", "last_reply", "notify", "original_recipient", "deliver_by_at", "deliver_by_mode",
 )  # fmt: skip
 
 
@@ -37,9 +37,16 @@ def write_entries(accepted: Sequence[Accepted]) -> list[int]:
             "",
             recipient.notify,
             recipient.original_recipient,
+            _deliver_by_at(message),
+            message.envelope.deliver_by.mode if message.envelope.deliver_by else "",
         )
         for message in accepted
         for recipient in message.envelope.recipients
     ]
     bulk_insert(Entry, _FIELDS, rows)
     return [row[0] for row in rows]
+
+
+def _deliver_by_at(message: Accepted) -> dt.datetime | None:
+    deliver_by = message.envelope.deliver_by
+    return message.created_at + dt.timedelta(seconds=deliver_by.seconds) if deliver_by else None

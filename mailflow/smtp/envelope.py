@@ -18,9 +18,20 @@ class Recipient:
     original_recipient: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class DeliverBy:
+    """What BY asks for (RFC 2852 §4): within `seconds` (negative: already late), `mode` R, N, RT or NT."""
+
+    seconds: int
+    mode: str
+
+
 @dataclass(slots=True)
 class Envelope:
-    """`reverse_path` None is the null path; `dsn_return` and `envelope_id` are RET and ENVID (RFC 3461 §4.3, §4.4)."""
+    """`reverse_path` None is the null path; `dsn_return` and `envelope_id` are RET and ENVID (RFC 3461 §4.3, §4.4).
+
+    `is_smtputf8` where the client declared that envelope or headers may hold UTF-8 (RFC 6531 §3.4).
+    """
 
     reverse_path: Address | None
     recipients: list[Recipient] = field(default_factory=list)
@@ -28,6 +39,8 @@ class Envelope:
     declared_octets: int = 0
     dsn_return: str = ""
     envelope_id: str = ""
+    is_smtputf8: bool = False
+    deliver_by: DeliverBy | None = None
 
     @property
     def reverse_path_text(self) -> str:

@@ -14,7 +14,7 @@ from mailflow.spool.insert import bulk_insert
 
 _MESSAGE_FIELDS = (
     "id", "created_at", "source", "status", "reverse_path", "recipients", "recipient_count", "subject", "header_from",
-    "internet_message_id", "size_octets", "digest", "body_type", "envelope_id", "dsn_return", "user_id",
+    "internet_message_id", "size_octets", "digest", "body_type", "is_smtputf8", "envelope_id", "dsn_return", "user_id",
     "organization_id", "api_key_id", "client_address", "helo", "protocol", "trace_id", "error_message",
 )  # fmt: skip
 _CHUNK_FIELDS = ("message_id", "ordinal", "octets")
@@ -75,6 +75,7 @@ def _message_row(encoded: Encoded) -> tuple[object, ...]:
         len(accepted.content),
         encoded.digest,
         envelope.body_type,
+        envelope.is_smtputf8,
         envelope.envelope_id,
         envelope.dsn_return,
         origin.user_id,

@@ -38,6 +38,11 @@ class Entry(models.Model):
     notify = models.CharField(max_length=28, blank=True, help_text="NOTIFY (RFC 3461 §4.1); empty: as without it.")
     original_recipient = models.CharField(max_length=500, blank=True, help_text="ORCPT (RFC 3461 §4.2), decoded.")
 
+    deliver_by_at = models.DateTimeField(null=True, blank=True, help_text="The DELIVERBY deadline (RFC 2852).")
+    deliver_by_mode = models.CharField(
+        max_length=2, blank=True, help_text="R: bounce at the deadline; N: tell the sender then; a T asks for a trace."
+    )
+
     class Meta:
         ordering = ["-id"]
         verbose_name = "queue entry"
