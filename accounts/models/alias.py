@@ -23,9 +23,22 @@ def validate_targets(value: object) -> None:
 class Alias(models.Model):
     """One row forwards one local part of a domain, or with `*` every local part that nothing else takes."""
 
+    class Announcement(models.TextChoices):
+        """What a sending server hears of the forwarding (RFC 5321 §3.4)."""
+
+        SILENT = "silent", "Forward, and say nothing of it"
+        TOLD = "told", "Forward, and tell the sender the target (251)"
+        MOVED = "moved", "Refuse, and tell the sender the target (551)"
+
     domain = models.ForeignKey("accounts.Domain", models.CASCADE, related_name="aliases")
     local_part = models.CharField(max_length=64, help_text="In lower case; * is the catch-all.")
     targets = models.JSONField(validators=[validate_targets], help_text="Addresses that the mail is forwarded to.")
+    announcement = models.CharField(
+        max_length=10,
+        choices=Announcement,
+        default=Announcement.SILENT,
+        help_text="All but the first discloses the target to whoever writes to the alias, and needs exactly one.",
+    )
     is_active = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -39,3 +52,5 @@ class Alias(models.Model):
 
     def clean(self) -> None:
         self.local_part = self.local_part.lower()
+        if self.announcement != self.Announcement.SILENT and isinstance(self.targets, list) and len(self.targets) != 1:
+            raise ValidationError({"announcement": "A sender can be told of one target only; this alias has others."})

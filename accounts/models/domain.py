@@ -1,4 +1,4 @@
-"""A domain whose mail we take."""
+"""A domain of ours: mail for it is taken, unless it only sends, and its users may send from it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ class Domain(models.Model):
     organization = models.ForeignKey("accounts.Organization", models.PROTECT, related_name="domains")
     status = models.CharField(max_length=10, choices=Status, default=Status.PENDING)
     is_active = models.BooleanField(default=True, help_text="While off, mail for the domain is refused.")
+    accepts_mail = models.BooleanField(
+        default=True, help_text="Off for a domain that only sends: its recipients are refused with 556 (RFC 7504)."
+    )
     is_trusted = models.BooleanField(default=False, help_text="Set by staff: usable without a DNS check.")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -31,6 +34,13 @@ class Domain(models.Model):
         return self.name
 
     @property
+    def takes_mail(self) -> bool:
+        return self.is_usable and self.accepts_mail
+
+    @property
     def is_usable(self) -> bool:
-        """Whether mail for the domain is taken: active, and verified or vouched for by staff (contract §2)."""
+        """Whether the domain is one of ours, to send from: active, and verified or vouched for by staff (contract §2).
+
+        Mail for it is taken unless `accepts_mail` is off.
+        """
         return self.is_active and (self.is_trusted or self.status == self.Status.VERIFIED)
