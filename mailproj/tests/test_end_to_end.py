@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from mailflow.tests.wire import Client
+from mailproj.tests.programs import why_not
 from mailproj.tests.whole_system import ADMIN, ADMIN_PASSWORD, KEY, System, is_alive, plan, wait_until
 from queue.tests.peers import Peer
 
@@ -224,8 +225,8 @@ def test_the_curl_lines_of_the_references_work(system: System, name: str) -> Non
 
 
 def test_swaks_delivers_over_starttls_with_authentication(system: System, peer: Peer) -> None:
-    if shutil.which("swaks") is None:
-        pytest.skip("swaks is missing")
+    if reason := why_not("swaks with TLS"):
+        pytest.skip(reason)
     done = subprocess.run(
         [
             "swaks",
