@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from django.utils import timezone
 
@@ -14,15 +16,19 @@ from mailflow.policy.decision import Decision
 from mailflow.spool.insert import bulk_insert
 
 _FIELDS = (
-    "id", "created_at", "kind", "message_id", "entry_id", "recipient", "summary", "reply", "decisions",
-    "client_address", "actor", "trace_id",
+    "id", "created_at", "kind", "message_id", "entry_id", "stage", "rule", "sender", "recipient", "summary", "reply",
+    "decisions", "client_address", "client_key", "organization_id", "actor", "trace_id",
 )  # fmt: skip
 MAX_TEXT = 4000
+_MAPPED = 0xFFFF << 32  # ::ffff:0:0/96
 
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event not yet written; `kind` is one of `Event.Kind`."""
+    """An event not yet written; `kind` is one of `Event.Kind`.
+
+    `stage` and `rule` may be left to the decision that stopped the message. `organization_id`: whom a refusal concerns.
+    """
 
     kind: str
     summary: str
@@ -35,29 +41,60 @@ class NewEvent:
     actor: str = ""
     trace_id: str = ""
     created_at: dt.datetime | None = None
+    stage: str = ""
+    rule: str = ""
+    sender: str = ""
+    organization_id: int | None = None
 
 
 def record(events: Iterable[NewEvent]) -> None:
     """Insert the events with one statement, in the caller's transaction."""
     now = timezone.now()
-    rows = [
-        (
-            new_row_id(),
-            event.created_at or now,
-            event.kind,
-            event.message_id,
-            event.entry_id,
-            clean_text(event.recipient, 320),
-            clean_text(event.summary),
-            clean_text(event.reply),
-            [decision.as_json() for decision in event.decisions],
-            event.client_address,
-            clean_text(event.actor, 254),
-            event.trace_id,
+    rows = []
+    for event in events:
+        stage, rule = event.stage, event.rule
+        if event.decisions and not (stage and rule):
+            stage, rule = _spoken_by(event)
+        rows.append(
+            (
+                new_row_id(),
+                event.created_at or now,
+                event.kind,
+                event.message_id,
+                event.entry_id,
+                clean_text(stage, 20),
+                clean_text(rule, 64),
+                clean_text(event.sender, 320),
+                clean_text(event.recipient, 320),
+                clean_text(event.summary),
+                clean_text(event.reply),
+                [decision.as_json() for decision in event.decisions],
+                event.client_address,
+                client_key(event.client_address) if event.client_address else "",
+                event.organization_id,
+                clean_text(event.actor, 254),
+                event.trace_id,
+            )
         )
-        for event in events
-    ]
     bulk_insert(Event, _FIELDS, rows)
+
+
+def _spoken_by(event: NewEvent) -> tuple[str, str]:
+    """Return the event's stage and rule, what is missing of them from its last decision that stopped the message."""
+    for decision in reversed(event.decisions):
+        if decision.stops:
+            return event.stage or decision.stage, event.rule or decision.rule
+    return event.stage, event.rule
+
+
+@lru_cache(maxsize=4096)
+def client_key(address: str) -> str:
+    """Return the address as 32 hexadecimal digits, IPv4 mapped into IPv6 (RFC 4291 §2.5.5.2); empty if it is none."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return ""
+    return f"{int(found) + (_MAPPED if found.version == 4 else 0):032x}"
 
 
 def clean_text(text: str, limit: int = MAX_TEXT) -> str:
