@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.conf import settings
 
+from accounts import users
 from accounts.models import Alias, Domain, User
 from accounts.models.alias import CATCH_ALL
 from accounts.names import Address, InvalidName, parse_address
@@ -18,19 +19,26 @@ class Found(enum.StrEnum):
 
     MAILBOX = "mailbox"
     ALIAS = "alias"
+    DISABLED = "disabled"  # a mailbox whose user is switched off
     UNKNOWN_USER = "unknown_user"  # the domain is ours, the local part is nobody
+    NO_MAIL = "no_mail"  # the domain is ours and only sends
     FOREIGN = "foreign"  # not our domain
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What stands behind an address. `targets` only for aliases; quota figures only for mailboxes."""
+    """What stands behind an address.
+
+    `targets` and `announcement` only for aliases; quota figures only for mailboxes. The answer for a postmaster says
+    nothing that would have it refused: no quota, no announcement (RFC 5321 §4.5.1).
+    """
 
     found: Found
     user_id: int | None = None
     user_address: str = ""
     organization_id: int | None = None
     targets: Sequence[str] = ()
+    announcement: str = Alias.Announcement.SILENT.value
     used_octets: int = 0
     quota_octets: int = 0  # 0: no limit
 
@@ -44,7 +52,7 @@ FOREIGN = Resolution(Found.FOREIGN)
 
 
 def resolve(address: Address) -> Resolution:
-    """Look an address up: mailbox, alias, postmaster, then catch-all."""
+    """Look an address up: mailbox, alias, postmaster, mailbox that is switched off, then catch-all."""
     return resolve_many([address])[address]
 
 
@@ -52,36 +60,37 @@ def resolve_many(wanted: Collection[Address]) -> dict[Address, Resolution]:
     """Look addresses up with one to three queries, however many; postmasters without an alias cost one more each."""
     named = Domain.objects.filter(name__in={address.domain for address in wanted}).select_related("organization")
     domains = {domain.name: domain for domain in named if domain.is_usable}
-    local = [address for address in wanted if address.domain in domains]
+    local = [address for address in wanted if address.domain in domains and domains[address.domain].accepts_mail]
     mailboxes = _mailboxes({address.lookup_key for address in local})
-    aliases = _aliases([address for address in local if address.lookup_key not in mailboxes], domains)
+    takers = {key for key, mailbox in mailboxes.items() if mailbox.found is Found.MAILBOX}
+    aliases = _aliases([address for address in local if address.lookup_key not in takers], domains)
     found = {}
     for address in wanted:
         domain = domains.get(address.domain)
         if domain is None:
             found[address] = _resolve_foreign(address)
-        elif address.lookup_key in mailboxes:
-            found[address] = mailboxes[address.lookup_key]
+        elif domain.accepts_mail:
+            found[address] = _resolve_local(address, domain, mailboxes.get(address.lookup_key), aliases)
         else:
-            found[address] = _resolve_alias(address, domain, aliases)
+            found[address] = Resolution(Found.NO_MAIL, organization_id=domain.organization_id)
     return found
 
 
 def _mailboxes(keys: set[str]) -> dict[str, Resolution]:
     if not keys:
         return {}
-    rows = User.objects.filter(email__in=keys, is_active=True)
+    rows = User.objects.filter(email__in=keys)
     return {
         email: Resolution(
-            Found.MAILBOX,
+            Found.MAILBOX if is_active else Found.DISABLED,
             user_id=pk,
             user_address=email,
             organization_id=organization_id,
             used_octets=used_octets,
             quota_octets=quota_mb * 1024 * 1024,
         )
-        for pk, email, organization_id, used_octets, quota_mb in rows.values_list(
-            "pk", "email", "organization_id", "used_octets", "quota_mb"
+        for pk, email, is_active, organization_id, used_octets, quota_mb in rows.values_list(
+            "pk", "email", "is_active", "organization_id", "used_octets", "quota_mb"
         )
     }
 
@@ -95,25 +104,50 @@ def _aliases(wanted: Collection[Address], domains: Mapping[str, Domain]) -> dict
     return {(alias.domain_id, alias.local_part): alias for alias in rows}
 
 
-def _resolve_alias(address: Address, domain: Domain, aliases: Mapping[tuple[int, str], Alias]) -> Resolution:
+def _resolve_local(
+    address: Address, domain: Domain, mailbox: Resolution | None, aliases: Mapping[tuple[int, str], Alias]
+) -> Resolution:
     local_part = address.base_local_part.lower()
+    if mailbox is not None and mailbox.found is Found.MAILBOX:
+        return replace(mailbox, quota_octets=0) if local_part == POSTMASTER else mailbox
     alias = aliases.get((domain.pk, local_part))
-    if alias is None and local_part == POSTMASTER:
-        # RFC 5321 §4.5.1: a domain that takes mail must take it for postmaster; its owners read it.
+    catch_all = aliases.get((domain.pk, CATCH_ALL))
+    if local_part == POSTMASTER:
+        return _resolve_postmaster(domain, alias, catch_all)
+    if alias is not None:  # made for somebody who left, it goes before the mailbox that was switched off
+        return _as_alias(domain, alias)
+    if mailbox is not None:  # somebody's mail, which a catch-all must not read
+        return mailbox
+    if catch_all is not None:
+        return _as_alias(domain, catch_all)
+    return Resolution(Found.UNKNOWN_USER, organization_id=domain.organization_id)
+
+
+def _as_alias(domain: Domain, alias: Alias) -> Resolution:
+    targets, announcement = tuple(alias.targets), alias.announcement
+    return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=targets, announcement=announcement)
+
+
+def _resolve_postmaster(domain: Domain, alias: Alias | None, catch_all: Alias | None) -> Resolution:
+    """A domain that takes mail must take it for postmaster (RFC 5321 §4.5.1): without an alias its owners read it."""
+    if alias is None:
         owner = domain.organization.users.filter(is_active=True).order_by("-is_organization_admin", "pk").first()
         if owner is not None:
             return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=(owner.email,))
-    alias = alias or aliases.get((domain.pk, CATCH_ALL))
-    if alias is None:
+    alias = alias or catch_all
+    if alias is not None:
+        return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=tuple(alias.targets))
+    reader = users.first_superuser()
+    if reader is None:
         return Resolution(Found.UNKNOWN_USER, organization_id=domain.organization_id)
-    return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=tuple(alias.targets))
+    return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=(reader.email,))
 
 
 def _resolve_foreign(address: Address) -> Resolution:
     """Postmaster, bare or at our own host name, is taken even where that is no mail domain (RFC 5321 §4.5.1)."""
     if address.domain != settings.SMTP_HOSTNAME.lower() or address.base_local_part.lower() != POSTMASTER:
         return FOREIGN
-    owner = User.objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
+    owner = users.first_superuser()
     return Resolution(Found.ALIAS, targets=(owner.email,)) if owner is not None else FOREIGN
 
 
@@ -125,6 +159,27 @@ def may_send_as(user: User, address: Address) -> bool:
     except InvalidName:
         return False
     domain = Domain.objects.filter(name=address.domain).first()
-    if domain is None or not domain.is_usable:
+    return domain is not None and _may_use(user, domain)
+
+
+def may_send_as_each(user: User, wanted: Collection[Address]) -> set[Address]:
+    """Return those of the addresses that the user may send from, by one query at most; a superuser may use them all."""
+    if user.is_superuser:
+        return set(wanted)
+    try:
+        own = parse_address(user.email).lookup_key
+    except InvalidName:
+        return set()
+    held = {address for address in wanted if address.lookup_key == own}
+    others = {address for address in wanted if address not in held}
+    if others:
+        domains = Domain.objects.filter(name__in={address.domain for address in others})
+        usable = {domain.name for domain in domains if _may_use(user, domain)}
+        held |= {address for address in others if address.domain in usable}
+    return held
+
+
+def _may_use(user: User, domain: Domain) -> bool:
+    if not domain.is_usable:
         return False
     return user.is_superuser or (user.organization_id is not None and domain.organization_id == user.organization_id)

@@ -44,9 +44,9 @@ class OrganizationAdmin(Admin):
 @admin.register(Domain)
 class DomainAdmin(Admin):
     list_display = [
-        "name", "organization", "status_label", "is_trusted", "is_active", "usable", "alias_count", "created_at",
+        "name", "organization", "status_label", "is_trusted", "is_active", "takes_mail", "alias_count", "created_at",
     ]  # fmt: skip
-    list_filter = ["status", "is_active", "is_trusted"]
+    list_filter = ["status", "is_active", "accepts_mail", "is_trusted"]
     list_select_related = ["organization"]
     search_fields = ["name", "organization__name"]
     autocomplete_fields = ["organization"]
@@ -62,8 +62,8 @@ class DomainAdmin(Admin):
         return domain.status, domain.get_status_display()
 
     @admin.display(description="takes mail", boolean=True)
-    def usable(self, domain: Domain) -> bool:
-        return domain.is_usable
+    def takes_mail(self, domain: Domain) -> bool:
+        return domain.takes_mail
 
     @admin.display(description="aliases", ordering="alias_number")
     def alias_count(self, domain: Any) -> int:
@@ -72,8 +72,8 @@ class DomainAdmin(Admin):
 
 @admin.register(Alias)
 class AliasAdmin(Admin):
-    list_display = ["__str__", "target_list", "is_active", "created_at"]
-    list_filter = ["is_active"]
+    list_display = ["__str__", "target_list", "announcement_label", "is_active", "created_at"]
+    list_filter = ["announcement", "is_active"]
     list_select_related = ["domain"]
     search_fields = ["local_part", "domain__name", "targets"]
     autocomplete_fields = ["domain"]
@@ -82,3 +82,7 @@ class AliasAdmin(Admin):
     @admin.display(description="forwards to")
     def target_list(self, alias: Alias) -> str:
         return shorten(", ".join(alias.targets))
+
+    @badge("announcement", {"silent": "info", "told": "success", "moved": "warning"}, ordering="announcement")
+    def announcement_label(self, alias: Alias) -> tuple[str, str]:
+        return alias.announcement, alias.announcement

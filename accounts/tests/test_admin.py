@@ -69,6 +69,32 @@ def test_an_alias_is_found_by_its_target(browser: Client) -> None:
     assert "sales@d2.example" not in page
 
 
+def test_an_alias_may_announce_one_target_and_says_so_where_it_has_more(browser: Client) -> None:
+    _rows(0, 1)
+    alias = Alias.objects.get()
+    address = reverse("admin:accounts_alias_change", args=[alias.pk])
+    form = {"domain": alias.domain_id, "local_part": "sales", "announcement": "moved", "is_active": "on"}
+    answer = browser.post(address, form | {"targets": '["a@b.example", "c@d.example"]'})
+    assert "one target only" in answer.content.decode()
+    for wrong in ("", "{}", "null", "17"):
+        assert browser.post(address, form | {"targets": wrong}).status_code == 200
+    assert browser.post(address, form | {"targets": '["a@b.example"]'}).status_code == 302
+    alias.refresh_from_db()
+    assert (alias.announcement, alias.targets) == ("moved", ["a@b.example"])
+    assert "moved" in browser.get(reverse("admin:accounts_alias_changelist"), {"announcement": "moved"}).text
+
+
+def test_a_domain_can_be_made_to_only_send(browser: Client) -> None:
+    _rows(0, 1)
+    domain = Domain.objects.get()
+    address = reverse("admin:accounts_domain_change", args=[domain.pk])
+    form = {"name": domain.name, "organization": domain.organization_id, "status": "verified", "is_active": "on"}
+    assert browser.post(address, form).status_code == 302
+    domain.refresh_from_db()
+    assert (domain.is_usable, domain.takes_mail) == (True, False)
+    assert domain.name in browser.get(reverse("admin:accounts_domain_changelist"), {"accepts_mail": "0"}).text
+
+
 def test_a_key_is_shown_once_after_it_is_made_and_then_works(browser: Client, staff: User) -> None:
     form = {"name": "Shop", "user": staff.pk, "daily_limit": 25}
     page = browser.post(reverse("admin:accounts_apikey_add"), form, follow=True).content.decode()

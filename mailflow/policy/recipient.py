@@ -1,9 +1,13 @@
-"""Whether a recipient is taken: ours, or may the client relay (contract §2)."""
+"""Whether a recipient is taken: ours, or may the client relay (contract §2, RFC 5321 §3.4, RFC 7504 §4).
+
+A decision that accepts may bring a reply too: the 251 that stands in for the 250.
+"""
 
 from __future__ import annotations
 
 from accounts.addresses import Found, Resolution
-from accounts.names import Address
+from accounts.models.alias import Alias
+from accounts.names import Address, InvalidName, parse_address
 from mailflow.mailboxes import QuotaVerdict, quota_verdict
 from mailflow.policy.decision import Decision, Verdict
 from mailflow.smtp.reply import Reply
@@ -12,19 +16,66 @@ _STAGE = "recipient"
 
 
 def check_recipient(
-    address: Address, resolution: Resolution, *, may_relay: str, auth_possible: bool, declared_octets: int = 0
+    address: Address,
+    resolution: Resolution,
+    *,
+    may_relay: str,
+    auth_possible: bool,
+    declared_octets: int = 0,
+    is_smtputf8: bool = False,
 ) -> Decision:
-    """`may_relay` says in words why the client may send anywhere ("authenticated as john"), or is empty."""
+    """`may_relay` says in words why the client may send anywhere ("authenticated as john"), or is empty.
+
+    `is_smtputf8` where MAIL came with SMTPUTF8: only then may a reply name an address that is not ASCII.
+    """
     shown = f"<{address}>"
-    if resolution.found is Found.FOREIGN:
-        return _check_foreign(shown, may_relay=may_relay, auth_possible=auth_possible)
-    if resolution.found is Found.UNKNOWN_USER:
-        reply = Reply(550, "1.1", f"{shown} is unknown here")
-        reason = f"{address.domain} is ours, but has no mailbox, alias or catch-all for it"
-        return Decision(_STAGE, "unknown_user", Verdict.REJECT, reason, shown, reply)
-    if resolution.found is Found.ALIAS:
-        return Decision(_STAGE, "alias", Verdict.ACCEPT, "an alias of ours", shown)
-    return _check_quota(shown, resolution, declared_octets)
+    match resolution.found:
+        case Found.FOREIGN:
+            return _check_foreign(shown, may_relay=may_relay, auth_possible=auth_possible)
+        case Found.ALIAS:
+            return _check_alias(shown, resolution, is_smtputf8=is_smtputf8)
+        case Found.MAILBOX:
+            return _check_quota(shown, resolution, declared_octets)
+        case Found.DISABLED:
+            # RFC 3463 X.2.1 is temporary where the mailbox may come back, and a switch can be turned on again: what
+            # comes meanwhile waits at the sender's. To end a mailbox for good is to delete its user.
+            reply = Reply(450, "2.1", f"The mailbox of {shown} is disabled, try again later")
+            return Decision(
+                _STAGE, "mailbox_disabled", Verdict.DEFER, "the mailbox's user is switched off", shown, reply
+            )
+        case Found.NO_MAIL:
+            reply = Reply(556, "1.10", "Domain does not accept mail")
+            reason = f"{address.domain} is ours and only sends"
+            return Decision(_STAGE, "domain_takes_no_mail", Verdict.REJECT, reason, shown, reply)
+        case Found.UNKNOWN_USER:
+            reply = Reply(550, "1.1", f"{shown} is unknown here")
+            reason = f"{address.domain} is ours, but has no mailbox, alias or catch-all for it"
+            return Decision(_STAGE, "unknown_user", Verdict.REJECT, reason, shown, reply)
+
+
+def _check_alias(shown: str, resolution: Resolution, *, is_smtputf8: bool) -> Decision:
+    """RFC 6531 §3.7.4.1: where the target must not be named, the 251 becomes a 250 and the 551 a 550."""
+    target = _disclosed_target(resolution, is_smtputf8=is_smtputf8)
+    if resolution.announcement == Alias.Announcement.MOVED:
+        reply = Reply(550, "1.6", f"{shown} has moved")
+        if target:
+            reply = Reply(551, "1.6", f"User not local; please try <{target}>")
+        return Decision(_STAGE, "alias.moved", Verdict.REJECT, "an alias of ours that says moved", shown, reply)
+    if resolution.announcement == Alias.Announcement.TOLD and target:
+        told = Reply(251, "1.5", f"User not local; will forward to <{target}>")
+        return Decision(_STAGE, "alias.told", Verdict.ACCEPT, "an alias of ours that tells where it leads", shown, told)
+    return Decision(_STAGE, "alias", Verdict.ACCEPT, "an alias of ours", shown)
+
+
+def _disclosed_target(resolution: Resolution, *, is_smtputf8: bool) -> str:
+    """The one target as a client may read it, or nothing."""
+    if len(resolution.targets) != 1:
+        return ""
+    try:
+        target = str(parse_address(resolution.targets[0]))
+    except InvalidName:
+        return ""
+    return target if target.isascii() or is_smtputf8 else ""
 
 
 def _check_foreign(shown: str, *, may_relay: str, auth_possible: bool) -> Decision:
