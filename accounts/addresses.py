@@ -98,7 +98,7 @@ def _mailboxes(keys: set[str]) -> dict[str, Resolution]:
 def _aliases(wanted: Collection[Address], domains: Mapping[str, Domain]) -> dict[tuple[int, str], Alias]:
     if not wanted:
         return {}
-    local_parts = {address.base_local_part.lower() for address in wanted} | {CATCH_ALL}
+    local_parts = {address.folded_local_part for address in wanted} | {CATCH_ALL}
     of_domains = {domains[address.domain].pk for address in wanted}
     rows = Alias.objects.filter(domain__in=of_domains, local_part__in=local_parts, is_active=True)
     return {(alias.domain_id, alias.local_part): alias for alias in rows}
@@ -107,7 +107,7 @@ def _aliases(wanted: Collection[Address], domains: Mapping[str, Domain]) -> dict
 def _resolve_local(
     address: Address, domain: Domain, mailbox: Resolution | None, aliases: Mapping[tuple[int, str], Alias]
 ) -> Resolution:
-    local_part = address.base_local_part.lower()
+    local_part = address.folded_local_part
     if mailbox is not None and mailbox.found is Found.MAILBOX:
         return replace(mailbox, quota_octets=0) if local_part == POSTMASTER else mailbox
     alias = aliases.get((domain.pk, local_part))
@@ -145,7 +145,7 @@ def _resolve_postmaster(domain: Domain, alias: Alias | None, catch_all: Alias | 
 
 def _resolve_foreign(address: Address) -> Resolution:
     """Postmaster, bare or at our own host name, is taken even where that is no mail domain (RFC 5321 §4.5.1)."""
-    if address.domain != settings.SMTP_HOSTNAME.lower() or address.base_local_part.lower() != POSTMASTER:
+    if address.domain != settings.SMTP_HOSTNAME.lower() or address.folded_local_part != POSTMASTER:
         return FOREIGN
     owner = users.first_superuser()
     return Resolution(Found.ALIAS, targets=(owner.email,)) if owner is not None else FOREIGN

@@ -13,8 +13,8 @@ def find_for_login(name: str) -> User | None:
     if not name or "\0" in name or len(name) > 254 or not _is_text(name):
         return None
     users = User.objects.select_related("organization")
-    by_address = users.filter(email=name.lower()).first() if "@" in name else None
-    return by_address or users.filter(username=name).first()
+    by_address = users.filter(email=name).first() if "@" in name else None
+    return by_address or users.filter(username=User.normalize_username(name)).first()
 
 
 def find(name: str) -> User | None:

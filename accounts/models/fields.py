@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from accounts.names import InvalidName, parse_address, parse_domain
+from accounts.names import InvalidName, fold, fold_address, parse_address, parse_domain
 
 if TYPE_CHECKING:
     _CharField = models.CharField[str, str]
@@ -22,6 +22,12 @@ def validate_address(value: str) -> None:
         raise ValidationError(f"Not a valid address: {error}.") from None
 
 
+def validate_kept_address(value: str) -> None:
+    """Folding may make an address longer: what is kept must be one too."""
+    validate_address(value)
+    validate_address(fold_address(value))
+
+
 def validate_domain(value: str) -> None:
     try:
         parse_domain(value)
@@ -29,18 +35,44 @@ def validate_domain(value: str) -> None:
         raise ValidationError(f"Not a valid domain name: {error}.") from None
 
 
-class AddressField(_CharField):
-    """A mailbox address, kept in lower case: local mailboxes are found whatever the case."""
+class _FoldedField(_CharField):
+    """A text that is kept, and looked up, in one form whatever the case and the normal form it came in."""
 
-    default_validators = [validate_address]
+    def get_prep_value(self, value: Any) -> Any:
+        prepared = super().get_prep_value(value)
+        return self.folded(prepared) if isinstance(prepared, str) else prepared
+
+    def pre_save(self, model_instance: models.Model, add: bool) -> Any:
+        """Give the instance the form that is kept: it is what others compare it with."""
+        value = super().pre_save(model_instance, add)
+        if isinstance(value, str):
+            value = self.folded(value)
+            setattr(model_instance, self.attname, value)
+        return value
+
+    def folded(self, text: str) -> str:
+        return fold(text)
+
+
+class AddressField(_FoldedField):
+    """A mailbox address (RFC 6531 §3.3 too), folded: local mailboxes are found whatever the case."""
+
+    default_validators = [validate_kept_address]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("max_length", 254)
         super().__init__(*args, **kwargs)
 
-    def get_prep_value(self, value: Any) -> Any:
-        prepared = super().get_prep_value(value)
-        return prepared.lower() if isinstance(prepared, str) else prepared
+    def folded(self, text: str) -> str:
+        return fold_address(text)
+
+
+class LocalPartField(_FoldedField):
+    """The part of an address before the @, without quotes, folded as in `Address.folded_local_part`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("max_length", 64)
+        super().__init__(*args, **kwargs)
 
 
 class DomainNameField(_CharField):
