@@ -1,4 +1,4 @@
-"""One bounded pass over the header section of a message (RFC 5322 §2.2): all that is read before a 250.
+"""One bounded pass over the header section of a message (RFC 5322 §2.2, RFC 6532): all that is read before a 250.
 
 Nothing here parses structure; a hostile message costs a few milliseconds, for an event loop waits for it.
 """
@@ -21,6 +21,8 @@ _DATE = re.compile(rb"\r\ndate[ \t]*:")
 _MESSAGE_ID = re.compile(rb"\r\nmessage-id[ \t]*:")
 _RECEIVED = b"\r\nreceived:"
 _VALUE = re.compile(rb"[^\r]*(?:\r\n[ \t][^\r]*)*")
+# Encoded words (RFC 2047 §2) that stand together; what stands between two of them is no text.
+_WORDS = re.compile(r"=\?[^\s?]{1,75}\?[bBqQ]\?[^?]*\?=(?:\s+=\?[^\s?]{1,75}\?[bBqQ]\?[^?]*\?=)*")
 _FOLD = re.compile(r"\r?\n[ \t]?|[\t\r\n]")
 
 
@@ -54,7 +56,7 @@ def scan(content: bytes) -> HeaderFacts:
         if match is None:
             return ""
         start = match.end() - 2
-        value = _VALUE.match(content, start, min(end, start + MAX_DECODED_OCTETS))
+        value = _VALUE.match(content, start, min(end, start + MAX_DECODED_OCTETS + 1))
         return decode_text(value[0]) if value else ""
 
     return HeaderFacts(
@@ -67,21 +69,38 @@ def scan(content: bytes) -> HeaderFacts:
 
 
 def decode_text(value: bytes) -> str:
-    """Return a header value as text on one line: encoded words decoded (RFC 2047), octets of any kind survived."""
-    raw = value[:MAX_DECODED_OCTETS].decode("utf-8", "replace").strip()
+    """Return a header value as text on one line: encoded words decoded (RFC 2047), UTF-8 as it is (RFC 6532 §3.2).
+
+    Octets of any kind are survived: each that is no UTF-8 becomes U+FFFD.
+    """
+    raw = _cut(value).decode("utf-8", "replace").strip()
     text = _FOLD.sub(" ", raw) if "\n" in raw or "\t" in raw or "\r" in raw else raw
     if "=?" in text:
-        text = _decode_words(text)
+        text = _WORDS.sub(_decoded_words, text)
     if not text.isprintable():
         text = "".join(character if character.isprintable() else "\ufffd" for character in text)
     return text
 
 
-def _decode_words(text: str) -> str:
+def _cut(value: bytes) -> bytes:
+    """Return the first octets, without the beginning of a character that would not be whole."""
+    if len(value) <= MAX_DECODED_OCTETS:
+        return value
+    end = MAX_DECODED_OCTETS
+    while end > MAX_DECODED_OCTETS - 3 and value[end] & 0xC0 == 0x80:
+        end -= 1
+    return value[:end]
+
+
+def _decoded_words(match: re.Match[str]) -> str:
+    """Decode encoded words; the text around them is none of the decoder's business, which takes it for ASCII."""
+    words = match[0]
+    if not words.isascii():
+        return words
     try:
-        parts = decode_header(text)
+        parts = decode_header(words)
     except (HeaderParseError, ValueError):
-        return text
+        return words
     decoded = []
     for part, charset in parts:
         if isinstance(part, str):
@@ -89,6 +108,6 @@ def _decode_words(text: str) -> str:
             continue
         try:
             decoded.append(part.decode(charset or "ascii", "replace"))
-        except LookupError:
+        except (LookupError, ValueError):
             decoded.append(part.decode("ascii", "replace"))
     return _FOLD.sub(" ", "".join(decoded))

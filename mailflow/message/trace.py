@@ -1,11 +1,17 @@
-"""The trace header fields that we put on top of a message (RFC 5321 §4.4); what lies below is never changed."""
+"""The trace header fields that we put on top of a message (RFC 5321 §4.4, RFC 6531 §3.7.3); the rest never changes.
+
+A field is in UTF-8 where an address cannot be said in ASCII, and nowhere else: U-labels in a message that is ASCII
+otherwise would shut it out from every host without SMTPUTF8.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import re
+from contextlib import suppress
 from email.utils import format_datetime
 
+from accounts.names import Address, InvalidName, parse_address
 from mailflow.smtp.envelope import Envelope
 from mailflow.spool.accepted import Origin
 
@@ -15,7 +21,8 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9.:_\[\]-]")
 def received_line(*, message_id: str, hostname: str, origin: Origin, envelope: Envelope, at: dt.datetime) -> bytes:
     """Return one folded `Received` field with the message id, so that a user can be told what happened by it.
 
-    The recipient is named only where there is one: a list would show the blind copies to everyone.
+    The recipient is named only where there is one: a list would show the blind copies to everyone. One that cannot be
+    said in ASCII is named only in a message that was declared SMTPUTF8.
     """
     helo = _UNSAFE.sub("?", origin.helo) or "unknown"
     parts = []
@@ -25,12 +32,17 @@ def received_line(*, message_id: str, hostname: str, origin: Origin, envelope: E
     tls = f" ({_UNSAFE.sub(' ', origin.tls)})" if origin.tls else ""
     parts.append(f"by {hostname} (mailproj) with {origin.protocol}{tls} id {message_id}")
     if len(envelope.recipients) == 1:
-        parts.append(f"for <{envelope.recipients[0].address}>")
-    return ("Received: " + "\r\n\t".join(parts) + ";\r\n\t" + format_datetime(at) + "\r\n").encode("ascii", "replace")
+        address = envelope.recipients[0].address
+        if envelope.is_smtputf8 or not address.needs_smtputf8:
+            parts.append(f"for <{_in_a_field(address)}>")
+    return ("Received: " + "\r\n\t".join(parts) + ";\r\n\t" + format_datetime(at) + "\r\n").encode("utf-8", "replace")
 
 
 def return_path_line(reverse_path: str) -> bytes:
-    """Return the `Return-Path` field that the final delivery puts on top (RFC 5321 §4.4)."""
+    """Return the `Return-Path` field that the final delivery puts on top (RFC 5321 §4.4); equal for an equal path."""
+    if not reverse_path.isascii():
+        with suppress(InvalidName):
+            reverse_path = _in_a_field(parse_address(reverse_path))
     return f"Return-Path: <{reverse_path}>\r\n".encode("utf-8", "replace")
 
 
@@ -42,3 +54,8 @@ def missing_fields(*, message_id: str, hostname: str, at: dt.datetime, has_date:
     if not has_message_id:
         lines.append(f"Message-ID: <{message_id}@{hostname}>\r\n")
     return "".join(lines).encode("ascii")
+
+
+def _in_a_field(address: Address) -> str:
+    """An address that is not ASCII is in UTF-8 throughout, its domain in U-labels (RFC 6531 §3.7)."""
+    return address.unicode if address.needs_smtputf8 else str(address)

@@ -36,3 +36,36 @@ def test_received_fields_are_counted_behind_what_is_scanned() -> None:
 
 def test_an_endless_field_is_cut() -> None:
     assert len(headers.scan(b"Subject: a" + b"\r\n b" * 100_000).subject) <= headers.MAX_DECODED_OCTETS
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("Příliš žluťoučký kůň".encode(), "Příliš žluťoučký kůň"),  # RFC 6532 §3.2
+        ("用户 <用户@例え.jp>".encode(), "用户 <用户@例え.jp>"),
+        ("例え =?utf-8?q?=C5=BDofie?= =?utf-8?q?_N.?= <ž@例え.jp>".encode(), "例え Žofie N. <ž@例え.jp>"),
+        (b"=?utf-8?q?=E4=BE?= =?utf-8?q?=8B?= \\u4f8b", "例 \\u4f8b"),  # one character in two words; no escape
+        ("=?utf-8?q?ž?=".encode(), "=?utf-8?q?ž?="),  # no encoded word: these are ASCII
+        (b"=?x-unknown?q?abc?= =?utf-8?b?!!!?=", "abc"),
+        (b"Gr\xf6\xdfe =?iso-8859-1?q?=DF?=", "Gr\ufffd\ufffde ß"),
+        (b"\xe4\xbe\x8b\xed\xa0\x80\xff\xc0\xaf", "例" + "\ufffd" * 6),  # surrogates and overlong forms are no UTF-8
+        ("a\u202eb\u200b".encode(), "a\ufffdb\ufffd"),
+    ],
+)
+def test_a_value_in_any_encoding_is_read_as_far_as_it_can_be(value: bytes, text: str) -> None:
+    assert headers.decode_text(value) == text
+    facts = headers.scan(b"Subject: " + value + b"\r\nFrom: " + value + b"\r\n\r\n")
+    assert facts.subject == facts.header_from == text
+
+
+@pytest.mark.parametrize("pad", range(4))
+def test_a_long_value_is_cut_between_characters(pad: int) -> None:
+    value = "x" * pad + "例" * headers.MAX_DECODED_OCTETS
+    assert headers.decode_text(value.encode()) == value[: (headers.MAX_DECODED_OCTETS - pad) // 3 + pad]
+    assert "\ufffd" not in headers.scan(f"Subject: {value}\r\n\r\n".encode()).subject
+
+
+def test_thousands_of_halves_of_encoded_words_cost_nothing_much() -> None:
+    for piece in ("=?utf-8?q?", "=?a?q?b?= ", "=?", "?=", "=?a?b?=?="):
+        subject = headers.scan(b"Subject: " + piece.encode() * 100_000 + b"\r\n\r\n").subject
+        assert len(subject) <= headers.MAX_DECODED_OCTETS
