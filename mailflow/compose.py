@@ -1,7 +1,9 @@
-"""Compose a message from its parts (RFC 5322 §3.6, RFC 2046 §5.1.4): pure, no Django, no I/O.
+"""Compose a message from its parts (RFC 5322 §3.6, RFC 6532 §3, RFC 2046 §5.1.4): pure, no Django, no I/O.
 
-The result is ASCII with CRLF line ends, no bare CR or LF, and no line over 998 octets, whatever the parts hold. Header
-lines are written here, since the e-mail package's address parser is quadratic and takes more line ends than CRLF.
+The result has CRLF line ends, no bare CR or LF, and no line over 998 octets, whatever the parts hold. It is ASCII but
+for addresses whose local parts are not: nothing else can say those, so they are in UTF-8, and such a message needs
+SMTPUTF8. Header lines are written here, since the e-mail package's address parser is quadratic and takes more line ends
+than CRLF.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ _FIELD_NAME = re.compile(r"[!-9;-~]{1,76}\Z")
 _NAMED = re.compile(r"(?P<name>[^<>]*)<(?P<address>[^<>]+)>\Z")
 _SPACES = re.compile(r"[ \t]+")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*\Z")
+# A field of these that is not ASCII holds addresses, which must not be put into encoded words (RFC 2047 §5).
+_ADDRESS_FIELDS = {"disposition-notification-to", "errors-to", "mail-followup-to", "mail-reply-to", "reply-to"}
+_LISTED = re.compile(r'(?:[^,"<]|"(?:[^"\\]|\\.)*"|<[^>]*>)+')
 _BODY_POLICY = policy.SMTP.clone(cte_type="7bit")  # any next hop takes it as it is, 8BITMIME or not
 
 OWN_FIELDS: Mapping[str, str] = {
@@ -118,10 +123,10 @@ def compose(draft: Draft, *, message_id: str, date: dt.datetime) -> bytes:
         _address_line("Cc", draft.cc),
         _address_line("Reply-To", draft.reply_to),
         _text_line("Subject", draft.subject),
-        *(_text_line(name, value) for name, value in draft.headers),
+        *(_further_line(name, value) for name, value in draft.headers),
     ]
     head = "".join(f"{line}\r\n" for line in lines if line)
-    return head.encode("ascii") + _body(draft).as_bytes()
+    return head.encode() + _body(draft).as_bytes()
 
 
 def _body(draft: Draft) -> EmailMessage:
@@ -137,6 +142,15 @@ def _body(draft: Draft) -> EmailMessage:
     return message
 
 
+def _further_line(name: str, value: str) -> str:
+    if not value.isascii() and name.lower() in _ADDRESS_FIELDS:
+        try:
+            return _address_line(name, [parse_named(one) for one in _LISTED.findall(value)])
+        except InvalidPart:
+            pass  # no list of addresses, so it is carried as any other text
+    return _text_line(name, value)
+
+
 def _text_line(name: str, value: str) -> str:
     value = _SPACES.sub(" ", value).strip(" ")  # folding within a run of spaces could leave a line of nothing else
     charset = None if value.isascii() else "utf-8"
@@ -150,8 +164,9 @@ def _address_line(name: str, addresses: Sequence[Named]) -> str:
 
 
 def _shown(one: Named) -> str:
+    address = one.address.unicode if one.address.needs_smtputf8 else str(one.address)
     if not one.name:
-        return str(one.address)
+        return address
     if not one.name.isascii():
         phrase = Header(one.name, "utf-8").encode(linesep="\r\n")
     elif _ATOMS.match(one.name):
@@ -159,4 +174,4 @@ def _shown(one: Named) -> str:
     else:
         escaped = one.name.replace("\\", "\\\\").replace('"', '\\"')
         phrase = f'"{escaped}"'
-    return f"{phrase} <{one.address}>"
+    return f"{phrase} <{address}>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -81,7 +81,7 @@ class SendView(APIView):
         self._take(key)
         submission = receiver.Submission(
             source=Message.Source.HTTP,
-            envelope=Envelope(sender.address, [Recipient(address) for address in recipients]),
+            envelope=_envelope(sender.address, recipients, content),
             origin=_origin(request, user, key),
             content=content,
             decisions=[check_sender(sender.address, authenticated_as=user.username, may_use=True)],
@@ -158,6 +158,12 @@ class SendView(APIView):
             for name, value in _limit_headers(usage).items():
                 response[name] = value
         return response
+
+
+def _envelope(sender: Address, recipients: Sequence[Address], content: bytes) -> Envelope:
+    """SMTPUTF8 is declared where an address needs it, in the envelope or in the header (RFC 6531 §3.4)."""
+    needs_smtputf8 = not content.isascii() or any(address.needs_smtputf8 for address in (sender, *recipients))
+    return Envelope(sender, [Recipient(address) for address in recipients], is_smtputf8=needs_smtputf8)
 
 
 def _problem(error: Refused | Unavailable) -> APIException:

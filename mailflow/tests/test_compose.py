@@ -159,3 +159,37 @@ def test_addresses_are_read_with_and_without_a_name(text: str, name: str, addres
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(InvalidPart):
         parse_named(text)
+
+
+def test_an_address_that_ascii_cannot_say_is_written_in_utf8_and_nothing_else_is() -> None:
+    draft = replace(
+        PLAIN,
+        to=[parse_named("Žofie <žofie@例え.jp>"), parse_named("Bob <bob@例え.jp>")],
+        subject="Příliš",
+        headers=[("Reply-To", '"Ž, Ž" <ž@example.com>, Jörg <j@例え.jp>'), ("X-Word", "kůň")],
+        text="kůň",
+    )
+    head, _, body = composed(draft).partition(b"\r\n\r\n")
+    assert b"\r\nTo: =?utf-8?" in head and b"\r\nReply-To: =?utf-8?" in head
+    assert "?= <žofie@例え.jp>,\r\n Bob <bob@xn--r8jz45g.jp>\r\n".encode() in head
+    assert "?= <ž@example.com>,\r\n =?utf-8?".encode() in head and b"?= <j@xn--r8jz45g.jp>" in head
+    others = [line for line in head.split(b"\r\n") if b"<" not in line]
+    assert body.isascii() and all(line.isascii() for line in others)
+
+
+def test_a_message_to_u_labels_alone_is_ascii() -> None:
+    draft = replace(PLAIN, sender=parse_named("Ž <a@例え.jp>"), to=[parse_named("用户 <b@παράδειγμα.δοκιμή>")])
+    assert_well_formed(composed(draft))
+
+
+@pytest.mark.parametrize("value", ["Žofie", "ž@", "a@b.example; ž@b.example", "Ž <a@b.example", ",ž"])
+def test_a_reply_to_that_is_no_list_of_addresses_is_carried_as_text(value: str) -> None:
+    octets = composed(replace(PLAIN, headers=[("Reply-To", value)]))
+    assert_well_formed(octets)
+    assert message_from_bytes(octets, policy=policy.compat32)["Reply-To"].startswith("=?utf-8?")
+
+
+def test_the_longest_address_fits_its_line() -> None:
+    address = parse_named("Ž" * 200 + " <" + "例" * 21 + "@" + ".".join(["𐌰" * 40] * 3) + ".jp>")
+    octets = composed(replace(PLAIN, to=[address] * 3))
+    assert max(map(len, octets.split(b"\r\n"))) <= 998

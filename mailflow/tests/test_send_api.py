@@ -246,3 +246,48 @@ def test_an_accepted_send_leaves_one_line_with_the_ids(key: str, caplog: pytest.
 def test_other_methods_are_refused_as_a_problem(key: str) -> None:
     answer = Client().get("/api/v1/send", headers={"X-API-Key": key})
     assert answer.status_code == 405 and answer.json()["code"] == "METHOD_NOT_ALLOWED"
+
+
+def test_addresses_beyond_ascii_are_sent_in_utf8_and_declared(key: str) -> None:
+    body = {
+        **R5,
+        "to": ["用户@例え.jp", "Bob <bob@例え.jp>"],
+        "cc": "Žofie <z\u030cofie@Example.com>",
+        "subject": "Příliš",
+    }
+    assert send(body=body, key=key).status_code == 202
+    message = Message.objects.get()
+    assert message.recipients == ["用户@xn--r8jz45g.jp", "bob@xn--r8jz45g.jp", "žofie@example.com"]
+    assert message.is_smtputf8 and message.subject == "Příliš"
+    octets = content.read(message.pk)
+    assert "To: 用户@例え.jp,\r\n Bob <bob@xn--r8jz45g.jp>\r\n".encode() in octets
+    assert "<žofie@example.com>\r\n".encode() in octets and b"Subject: =?utf-8?" in octets
+
+
+def test_internationalised_domains_alone_need_nothing_of_the_next_hop(key: str) -> None:
+    body = {**R5, "to": "Jörg <bob@例え.jp>", "bcc": "c@παράδειγμα.δοκιμή", "reply_to": "d@straße.de", "headers": {}}
+    assert send(body=body, key=key).status_code == 202
+    message = Message.objects.get()
+    assert message.recipients == ["bob@xn--r8jz45g.jp", "c@xn--hxajbheg2az3al.xn--jxalpdlp"]
+    assert not message.is_smtputf8 and content.read(message.pk).isascii()
+
+
+def test_a_blind_copy_beyond_ascii_is_declared_and_stays_blind(key: str) -> None:
+    assert send(body={**R5, "bcc": "用户@例え.jp"}, key=key).status_code == 202
+    assert Message.objects.get().is_smtputf8 and content.read(Message.objects.get().pk).isascii()
+
+
+def test_a_person_sends_from_an_own_address_in_any_script(alice: User) -> None:
+    Domain.objects.create(name="例え.jp", organization=alice.organization, is_trusted=True)
+    User.objects.filter(pk=alice.pk).update(email="用户@例え.jp")
+    for sender in (None, "用户 <用户@xn--r8jz45g.jp>", "其他@例え.jp"):
+        answer = send(body={**R5, "sender": sender}, basic="用户@例え。JP:correct horse")
+        assert answer.status_code == 202, answer.content
+    paths = Message.objects.order_by("pk").values_list("reverse_path", flat=True)
+    assert list(paths) == ["用户@xn--r8jz45g.jp", "用户@xn--r8jz45g.jp", "其他@xn--r8jz45g.jp"]
+    assert fields_of(send(body={**R5, "sender": "用户@other.test"}, basic="alice:correct horse")) == {"sender"}
+
+
+@pytest.mark.parametrize("address", ["ü\u202e@example.com", "a@💩.la", "ü ü@example.com", "ü" * 33 + "@example.com"])
+def test_an_address_that_nobody_can_read_is_refused_naming_the_field(key: str, address: str) -> None:
+    assert fields_of(send(body={**R5, "cc": [address]}, key=key)) == {"cc.0"}
