@@ -30,7 +30,9 @@ from django.utils import timezone
 from accounts.addresses import Resolution
 from accounts.dns.base import Resolver
 from accounts.dns.dnspython import DnsPythonResolver
-from mailflow import content
+from mailflow import content, runtime
+from mailflow.models import RestartRequest
+from mailflow.runtime import RuntimeConfig, SmtpConfig
 from queue import claim, delivery, routing, settle
 from queue.claim import Parcel
 from queue.lanes import Lanes
@@ -65,7 +67,9 @@ class Engine:
         self._lease = dt.timedelta(seconds=settings.QUEUE_LEASE_SECONDS)
         self._rung: OrderedDict[int, None] = OrderedDict()
         self._in_flight: dict[int, Parcel] = {}
-        self._lanes = Lanes(settings.SMTP_POOL_SIZE)
+        self._limits = runtime.current()
+        self._lanes = Lanes(self._limits.pool_size)
+        self._watcher = runtime.Watcher(RestartRequest.Service.WORKER)
         self._running = 0
         self._results: list[Result] = []
         self._jobs: set[asyncio.Task[None]] = set()
@@ -100,6 +104,10 @@ class Engine:
             self._call(self._stop, seconds)
             self._thread.join(seconds + 2)
 
+    def _configure(self, config: RuntimeConfig) -> None:
+        """Take over values that were set; called by the watcher's thread."""
+        self._call(self._apply, config.smtp)
+
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
@@ -109,12 +117,14 @@ class Engine:
     def _run(self) -> None:
         """Run the loop; an engine that breaks ends its process, which would else look alive and deliver nothing."""
         try:
+            self._watcher.start(self._configure, _end_process)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._main())
         except Exception:
             logger.exception("queue.engine_broke", worker=self.worker)
-            os.kill(os.getpid(), signal.SIGTERM)
+            _end_process()
         finally:
+            self._watcher.stop()
             self._ready.set()
 
     async def _main(self) -> None:
@@ -127,6 +137,7 @@ class Engine:
         else:
             assert self._resolver is not None
             self._router = routing.router(self._resolver, routing.policy_from_settings())
+        self._apply(runtime.current())
         self._ready.set()
         logger.info("queue.engine_started", worker=self.worker)
         settler = asyncio.create_task(self._settle_forever())
@@ -156,6 +167,14 @@ class Engine:
         self._stopping = True
         self._drain_seconds = seconds
         self._wake.set()
+
+    def _apply(self, limits: SmtpConfig) -> None:
+        """Work with these limits; deliveries over a smaller one end first, those that a larger one allows begin."""
+        self._limits = limits
+        self._lanes.per_domain = limits.pool_size
+        if isinstance(self._transport, SmtpTransport):
+            self._transport.change(timeouts=options.timeouts_of(limits), pool_size=limits.pool_size)
+        self._fill_lanes()
 
     async def _claim_forever(self) -> None:
         """Claim while there is room: what was rung for and whatever else is due, by turns.
@@ -232,8 +251,8 @@ class Engine:
             self._ended(results)
 
     def _fill_lanes(self) -> None:
-        """Start deliveries: at most SMTP_POOL_SIZE for a domain and SMTP_MAX_WORKERS in all, domains by turns."""
-        while not self._stopping and self._running < settings.SMTP_MAX_WORKERS:
+        """Start deliveries: at most `pool_size` for a domain and `max_workers` in all, domains by turns."""
+        while not self._stopping and self._running < self._limits.max_workers:
             parcels = self._lanes.next()
             if parcels is None:
                 return
@@ -378,6 +397,11 @@ def _log(result: Result, worker: str) -> None:
         reply=result.outcome.reply,
         worker=worker,
     )
+
+
+def _end_process() -> None:
+    """End as at a shutdown; the supervisor starts a new process."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _way_out() -> tuple[Transport, delivery.Router]:

@@ -37,10 +37,10 @@ class _Lane:
 
 
 class Lanes:
-    """The lanes of one engine; belongs to its event loop."""
+    """The lanes of one engine; belongs to its event loop. `per_domain` may be changed at any time."""
 
     def __init__(self, per_domain: int) -> None:
-        self._per_domain = per_domain
+        self.per_domain = per_domain
         self._lanes: OrderedDict[str, _Lane] = OrderedDict()
 
     def add(self, parcel: Parcel) -> None:
@@ -49,7 +49,7 @@ class Lanes:
     def next(self) -> list[Parcel] | None:
         """Return what to deliver next, and count it as running; None where nothing may begin."""
         for domain, lane in self._lanes.items():
-            if lane.waiting and lane.running < self._per_domain:
+            if lane.waiting and lane.running < self.per_domain:
                 self._lanes.move_to_end(domain)
                 lane.running += 1
                 return lane.take()

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 
 from django.conf import settings
 
+from mailflow import runtime
+from mailflow.runtime import SmtpConfig
 from queue.networks import IPNetwork
 
 DEFAULT_TIMEOUT_SECONDS = 300.0  # OUTBOUND_TIMEOUT's default: with it, the RFC's own figures hold
@@ -76,12 +78,18 @@ class SmtpOptions:
 
 
 def from_settings() -> SmtpOptions:
+    """Return what the settings say, and what was set over them while the system runs."""
+    config = runtime.current()
     return SmtpOptions(
         own_name=settings.SMTP_HOSTNAME,
         username=settings.RELAY_USERNAME,
         password=settings.RELAY_PASSWORD,
         smarthost_tls=TlsPolicy(settings.RELAY_STARTTLS),
         allowed_networks=tuple(settings.OUTBOUND_ALLOWED_NETWORKS),
-        timeouts=Timeouts().scaled(settings.OUTBOUND_TIMEOUT, settings.OUTBOUND_CONNECT_TIMEOUT),
-        pool_size=settings.SMTP_POOL_SIZE,
+        timeouts=timeouts_of(config),
+        pool_size=config.pool_size,
     )
+
+
+def timeouts_of(config: SmtpConfig) -> Timeouts:
+    return Timeouts().scaled(config.outbound_timeout, settings.OUTBOUND_CONNECT_TIMEOUT)

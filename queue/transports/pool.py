@@ -49,6 +49,7 @@ class SessionPool:
             self._is_closed
             or not session.is_quiet
             or session.transactions >= options.messages_per_session
+            or session.timeouts != options.timeouts
             or len(kept) >= options.pool_size
             or self._total >= options.pool_total
         ):
@@ -61,6 +62,13 @@ class SessionPool:
         self._total += 1
         if self._reaper is None:
             self._reaper = loop.call_later(options.idle_seconds / 2, self._reap)
+
+    def change(self, options: SmtpOptions) -> None:
+        """Obey other options from now on; idle sessions that these would not keep are ended."""
+        self._options = options
+        for key, kept in list(self._idle.items()):
+            staying = [session for session in kept if session.timeouts == options.timeouts][-options.pool_size :]
+            self._keep(key, staying)
 
     async def close(self) -> None:
         """Say QUIT on every idle session, all at once; no session is kept from now on."""
@@ -80,15 +88,18 @@ class SessionPool:
         loop = asyncio.get_running_loop()
         oldest = loop.time() - self._options.idle_seconds
         for key, kept in list(self._idle.items()):
-            young = [session for session in kept if session.is_quiet and session.idle_since > oldest]
-            for session in kept:
-                if session not in young:
-                    self._retire(session)
-            self._total -= len(kept) - len(young)
-            self._idle[key] = young
-            if not young:
-                del self._idle[key]
+            self._keep(key, [session for session in kept if session.is_quiet and session.idle_since > oldest])
         self._reaper = loop.call_later(self._options.idle_seconds / 2, self._reap) if self._idle else None
+
+    def _keep(self, key: Key, staying: list[Session]) -> None:
+        """Leave only these of the idle sessions for one next hop."""
+        for session in self._idle[key]:
+            if session not in staying:
+                self._total -= 1
+                self._retire(session)
+        self._idle[key] = staying
+        if not staying:
+            del self._idle[key]
 
     def _retire(self, session: Session) -> None:
         if not session.is_quiet:

@@ -57,7 +57,7 @@ class Session:
         self.transactions = 0
         self.idle_since = 0.0  # the loop's time; the pool keeps it
         self._line = line
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._extensions = extensions
         self._size_limit = int(limit) if (limit := extensions.get("SIZE", "")).isdecimal() else 0
         self._needs_reset = False
@@ -76,7 +76,7 @@ class Session:
             return Delivery(dict.fromkeys(recipients, refusal), answered=True)
         envelope = Envelope("RSET\r\n" if self._needs_reset else "", self._mail_from(message), recipients)
         pipelining = "PIPELINING" in self._extensions
-        transaction = Transaction(self._line, self._verdicts, self._timeouts, pipelining=pipelining)
+        transaction = Transaction(self._line, self._verdicts, self.timeouts, pipelining=pipelining)
         undecided: Sequence[str] = ()
         try:
             await transaction.run(envelope, message.octets)
@@ -95,7 +95,7 @@ class Session:
         """End the session politely, but not at length."""
         try:
             self._line.send(b"QUIT\r\n")
-            await self._line.reply("QUIT", self._timeouts.quit)
+            await self._line.reply("QUIT", self.timeouts.quit)
         except LineLost:
             pass  # it is over either way
         finally:

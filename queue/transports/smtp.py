@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from queue.networks import may_connect
 from queue.outcome import Kind, Outcome, deferred, failed
@@ -15,7 +16,7 @@ from queue.routing import refused_hop
 from queue.transports.base import Job, NextHop, Route
 from queue.transports.content import BareLineEnd, blocks, dot_stuffed, final_dot
 from queue.transports.handshake import SessionFailed, open_session
-from queue.transports.options import SmtpOptions
+from queue.transports.options import SmtpOptions, Timeouts
 from queue.transports.pool import SessionPool
 from queue.transports.session import Delivery, Outgoing, Session
 from queue.transports.verdicts import TRANSPORT
@@ -47,6 +48,11 @@ class SmtpTransport:
 
     async def close(self) -> None:
         await self._pool.close()
+
+    def change(self, *, timeouts: Timeouts, pool_size: int) -> None:
+        """Obey other limits from the next delivery on; what is under way ends as it began."""
+        self._options = replace(self._options, timeouts=timeouts, pool_size=pool_size)
+        self._pool.change(self._options)
 
     async def _deliver(self, job: Job, route: Route) -> dict[str, Outcome]:
         outcomes = {recipient: trouble for recipient in job.recipients if (trouble := _unsendable(job, recipient))}
