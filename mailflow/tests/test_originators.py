@@ -42,6 +42,7 @@ def addresses(value: str) -> list[str]:
         ("=?utf-8?q?J=C3=B6rg?= <j@x.example>", ["j@x.example"]),
         ("J\u00f6rg \u200b <j@x.example>", ["j@x.example"]),
         ("j@b\u00fccher.example", ["j@xn--bcher-kva.example"]),
+        ("J\u00f6rg <j\u00f6rg@b\u00fccher.example>", ["j\u00f6rg@xn--bcher-kva.example"]),
         ('"john doe"@x.example', ['"john doe"@x.example']),
         ('"a\\"b"."c"@x.example', ['"a\\"b.c"@x.example']),
         ('"john\r\n doe"@x.example', ['"john doe"@x.example']),
@@ -65,7 +66,8 @@ def test_the_addresses_of_a_field_are_found(value: str, expected: list[str]) -> 
         '"a@x.example', 'a"b@x.example', "(a@x.example", "a@x.example)", "a@x.example;", ":a@x.example;",
         "g: h: a@x.example;;", "a@x.example: b@y.example;", "g: a@x.example", "nobody:;", "a\\b@x.example",
         "a@x.example\0", "\0a@x.example", "a@x.example\0@bank.example", "a\x07@x.example", "a@x.example\x7f",
-        "a@x.example\r,b@y.example", "a@[192.0.2.1]x", "a@[300.0.0.1]", 'a@"x.example"', "a@-x.example",
+        "a@x.example\r,b@y.example", "a@[192.0.2.1]x", "a\u202eb@x.example", "a\u200b@x.example",
+        "a@[300.0.0.1]", 'a@"x.example"', "a@-x.example",
     ],
 )  # fmt: skip
 def test_what_can_be_read_in_two_ways_or_not_at_all_is_a_flaw(value: str) -> None:

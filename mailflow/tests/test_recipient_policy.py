@@ -107,3 +107,12 @@ def test_a_reply_with_the_longest_names_stays_within_a_line() -> None:
         )
         if decision.reply is not None:
             assert len(decision.reply.encode()) <= 512  # RFC 5321 §4.5.3.1.5
+
+
+def test_a_target_with_utf8_is_named_to_a_client_that_declared_smtputf8_only() -> None:
+    """RFC 6531 §3.7.4.1."""
+    told, moved = (replace(resolution, targets=("j\u00f6rg@b\u00fccher.example",)) for resolution in (TOLD, MOVED))
+    assert check(told).reply is None
+    assert str(check(moved).reply) == "550 5.1.6 <bob@example.com> has moved"
+    assert "<j\u00f6rg@xn--bcher-kva.example>" in str(check(told, is_smtputf8=True).reply)
+    assert str(check(moved, is_smtputf8=True).reply).startswith("551 5.1.6 User not local; please try <j\u00f6rg@")

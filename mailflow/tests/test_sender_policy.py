@@ -110,6 +110,8 @@ def test_a_reply_with_the_longest_names_stays_within_a_line() -> None:
     [
         ("From: Alice <ALICE+news@Example.COM>, shop@example.com", True),
         ('From: "alice"@example.com\r\nSender: anybody@example.com', True),
+        ("From: \u00e4lice@example.com", True),
+        ("From: \u00e4lice@foreign.example", False),
         ("From: alice@sub.example.com", False),
         ("From: alice@[192.0.2.1]", False),
     ],
