@@ -47,6 +47,20 @@ _CAUSES = {
     ),
     "5": Cause("The two mail systems did not understand one another.", "Please tell your postmaster."),
     "5.3": Cause("The message had too many recipients at once.", "Please send it to fewer recipients at a time."),
+    "6.3": Cause(
+        "The message is in a form that cannot be passed on to the other mail system.",
+        "Please send it with its attachments encoded (base64), as mail programs do by default.",
+    ),
+    "6.7": Cause(
+        "An address in the message holds characters beyond plain English letters, digits and signs (SMTPUTF8), and the "
+        "other mail system cannot handle such mail.",
+        "Please write from and to addresses without such characters, if there are any, or ask the recipient for one.",
+    ),
+    "6.9": Cause(
+        "The header of the message holds characters beyond plain English letters, digits and signs (SMTPUTF8), and the "
+        "other mail system cannot handle such mail.",
+        "Please write from and to addresses without such characters, if there are any, or ask the recipient for one.",
+    ),
     "6": Cause("The other side cannot handle the form of the message.", "Please send it in a plainer form."),
     "7": Cause(
         "The other side refuses the message by its rules.",

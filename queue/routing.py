@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from django.conf import settings
 
 from accounts.dns.base import DnsUnavailable, MailExchanger, NoSuchDomain, Resolver
+from accounts.names import InvalidName, parse_domain
 from queue.networks import IPNetwork, may_connect
 from queue.outcome import Outcome, deferred, failed
 from queue.transports.base import NextHop, Route
@@ -100,13 +101,20 @@ async def _to_smarthost(resolver: Resolver, policy: RoutingPolicy) -> Route | Ou
 
     A relay that cannot be found is the operator's mistake and not the sender's: the mail waits.
     """
-    host = policy.smarthost.lower()
-    address = _literal(host)
-    found = _Located(address, [address]) if address else await _locate(host, resolver)
+    address = _literal(policy.smarthost)
+    found = _Located(address, [address]) if address else await _locate(_a_labels(policy.smarthost), resolver)
     if not found.addresses:
         return deferred(f"the smarthost RELAY_HOST: {found.trouble}", transport=TRANSPORT, enhanced_code="4.4.3")
     hops = [NextHop(found.host, address, policy.smarthost_port) for address in found.addresses[: policy.max_hops]]
     return Route(tuple(hops), smarthost=True)
+
+
+def _a_labels(host: str) -> str:
+    """Return a name as DNS is asked for it (RFC 6531 §3.2); what is no name finds nothing there."""
+    try:
+        return parse_domain(host)
+    except InvalidName:
+        return host.lower()
 
 
 def _literal(text: str) -> str:

@@ -65,8 +65,14 @@ def options(**changes: Any) -> SmtpOptions:
     return replace(BASIS, **changes)
 
 
-def job(*recipients: str, content: bytes = CONTENT, body_type: str = "", reverse_path: str = "from@example.org") -> Job:
-    return Job("msg_1", "trace", reverse_path, recipients or (TO,), content, body_type)
+def job(
+    *recipients: str,
+    content: bytes = CONTENT,
+    body_type: str = "",
+    reverse_path: str = "from@example.org",
+    is_smtputf8: bool = False,
+) -> Job:
+    return Job("msg_1", "trace", reverse_path, recipients or (TO,), content, body_type, is_smtputf8)
 
 
 async def deliver_over(*peers: Peer, message: Job | None = None, **changes: Any) -> Mapping[str, Outcome]:

@@ -38,7 +38,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One message for one or more recipients that share a route. `content` is the whole message, CRLF line ends."""
+    """One message for one or more recipients that share a route. `content` is the whole message, CRLF line ends.
+
+    `is_smtputf8` and `body_type` are what was declared when it came (RFC 6531 §3.4, RFC 6152, RFC 3030).
+    """
 
     message_id: str
     trace_id: str
@@ -46,6 +49,7 @@ class Job:
     recipients: Sequence[str]
     content: bytes
     body_type: str
+    is_smtputf8: bool = False
 
 
 class Transport(Protocol):

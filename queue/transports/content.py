@@ -1,4 +1,4 @@
-"""A message as it goes on the wire (RFC 5321 §4.5.2, §2.3.8); pure.
+"""A message as it goes on the wire (RFC 5321 §4.5.2, §2.3.8, RFC 6532 §3); pure.
 
 Works in blocks, so that the event loop can breathe while a large message is made ready.
 """
@@ -8,12 +8,32 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from mailflow.message.headers import header_section_end
+
 BLOCK_OCTETS = 1024 * 1024
 _DOT_LINE = re.compile(rb"\n\.")
 
 
-class BareLineEnd(ValueError):
+class NotLines(ValueError):
+    """The content is binary: it is not made of lines, and so cannot be sent by DATA (RFC 3030 §3)."""
+
+
+class BareLineEnd(NotLines):
     """A CR or LF stands alone. Such content cannot be sent, and repairing it would break its signatures."""
+
+
+def has_utf8_header(content: bytes) -> bool:
+    """Whether the header section holds UTF-8 that is not ASCII (RFC 6532 §3.2); other 8-bit octets are just noise."""
+    if content.isascii():
+        return False
+    section = content[: header_section_end(content)]
+    if section.isascii():
+        return False
+    try:
+        section.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def blocks(content: bytes) -> Iterator[bytes]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 from django.conf import settings
 from django.utils import timezone
 
 from accounts.addresses import Found, Resolution
-from accounts.names import InvalidName, parse_address
+from accounts.names import Address, InvalidName, parse_address
 from mailflow.errors import Unavailable
 from mailflow.mailboxes import INBOX, NewFiling, QuotaVerdict, quota_verdict
 from mailflow.message.headers import header_section_end
@@ -27,6 +27,7 @@ from mailflow.storage.base import Copy, Storage
 from queue.claim import Parcel
 from queue.outcome import Kind, Outcome, deferred, failed
 from queue.settle import Forward, Result
+from queue.transports.content import has_utf8_header
 
 logger = structlog.get_logger(__name__)
 
@@ -85,11 +86,11 @@ def _file(
 
 
 def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Outcome, Forward | None]:
-    top = f"Delivered-To: {parcel.recipient}\r\n".encode("ascii", "replace")
+    top = f"Delivered-To: {parcel.recipient}\r\n".encode("utf-8", "replace")
     if _was_here(top.strip(), content):
         words = f"Mail loop: {parcel.recipient} has forwarded this message before."
         return failed(words, transport=TRANSPORT, enhanced_code="5.4.6"), None
-    original = parcel.original_recipient or f"rfc822;{parcel.recipient}"
+    original = parcel.original_recipient or _original_recipient(parcel.recipient)
     try:
         targets = [Recipient(parse_address(target), parcel.notify, original) for target in resolution.targets]
         reverse_path = parse_address(parcel.reverse_path) if parcel.reverse_path else None
@@ -102,6 +103,7 @@ def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Ou
             body_type=parcel.body_type,
             dsn_return=parcel.dsn_return,
             envelope_id=parcel.envelope_id,
+            is_smtputf8=_is_smtputf8(reverse_path, targets) or has_utf8_header(top) or has_utf8_header(content),
         ),
         origin=Origin(
             protocol="INTERNAL",
@@ -116,6 +118,17 @@ def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Ou
     hop = "" if is_private else ", ".join(resolution.targets)[:300]
     words = f"{parcel.recipient} is an alias, its mail is forwarded"
     return Outcome(Kind.DELIVERED, words, TRANSPORT, 250, "2.0.0", next_hop=hop), forward
+
+
+def _original_recipient(recipient: str) -> str:
+    """Return what ORCPT would have been (RFC 3461 §4.2, RFC 6533 §3)."""
+    return f"{'rfc822' if recipient.isascii() else 'utf-8'};{recipient}"
+
+
+def _is_smtputf8(reverse_path: Address | None, targets: Sequence[Recipient]) -> bool:
+    """Whether the envelope of a forwarded message needs SMTPUTF8, whatever that of the original did."""
+    addresses = [target.address for target in targets] + ([reverse_path] if reverse_path else [])
+    return any(address.needs_smtputf8 for address in addresses)
 
 
 def _was_here(field: bytes, content: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""A session with a next hop, which carries one transaction after another (RFC 5321 §3, RFC 1870 §6, RFC 6152 §3).
+"""A session with a next hop: one transaction after another (RFC 5321 §3, RFC 1870 §6, RFC 6152 §3, RFC 6531 §3.2).
 
 `handshake.open_session` makes sessions. One coroutine uses a session at a time; a lost line ends it.
 """
@@ -18,21 +18,26 @@ from queue.transports.verdicts import Verdicts
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message ready for the wire: `octets` are dot-stuffed with the final dot, `size_octets` counts neither."""
+    """A message ready for the wire: `octets` are dot-stuffed with the final dot, `size_octets` counts neither.
+
+    `needs_smtputf8` says in words what of it is beyond ASCII; empty where SMTPUTF8 is not needed for its own sake.
+    """
 
     reverse_path: str
     octets: bytes
     size_octets: int
     is_declared_8bit: bool
     is_8bit: bool
+    needs_smtputf8: str = ""
 
 
 @dataclass(slots=True)
 class Delivery:
     """What came of one transaction: an outcome for every recipient.
 
-    `undecided` are those whose outcome is only that the line was lost before the content went out: another hop may take
-    them. `answered` tells a peer that said nothing at all (a kept session that had died) from the rest.
+    `undecided` are those whose outcome is only that the line was lost before the content went out, or that this peer
+    lacks SMTPUTF8: another hop may take them. `answered` tells a peer that said nothing at all (a kept session that had
+    died) from the rest.
     """
 
     outcomes: Mapping[str, Outcome]
@@ -74,7 +79,18 @@ class Session:
         refusal = self._refusal(message)
         if refusal is not None:
             return Delivery(dict.fromkeys(recipients, refusal), answered=True)
-        envelope = Envelope("RSET\r\n" if self._needs_reset else "", self._mail_from(message), recipients)
+        beyond = self._beyond_ascii(message, recipients)
+        if not beyond:
+            return await self._transact(message, recipients)
+        others = [recipient for recipient in recipients if recipient not in beyond]
+        if not others:
+            return Delivery(beyond, undecided=list(beyond), answered=True)
+        delivery = await self._transact(message, others)
+        return Delivery({**beyond, **delivery.outcomes}, [*beyond, *delivery.undecided], delivery.answered)
+
+    async def _transact(self, message: Outgoing, recipients: Sequence[str]) -> Delivery:
+        mail_from = self._mail_from(message, recipients)
+        envelope = Envelope("RSET\r\n" if self._needs_reset else "", mail_from, recipients)
         pipelining = "PIPELINING" in self._extensions
         transaction = Transaction(self._line, self._verdicts, self.timeouts, pipelining=pipelining)
         undecided: Sequence[str] = ()
@@ -104,10 +120,22 @@ class Session:
     def abort(self) -> None:
         self._line.abort()
 
-    def _mail_from(self, message: Outgoing) -> str:
+    def _mail_from(self, message: Outgoing, recipients: Sequence[str]) -> str:
+        """Declare what the message is, SMTPUTF8 only where something needs it (RFC 6531 §3.4)."""
+        is_utf8 = bool(message.needs_smtputf8) or not all(map(str.isascii, recipients))
+        is_8bit = message.is_declared_8bit or (is_utf8 and message.is_8bit)
         size = f" SIZE={message.size_octets}" if "SIZE" in self._extensions else ""
-        body = " BODY=8BITMIME" if message.is_declared_8bit and "8BITMIME" in self._extensions else ""
-        return f"MAIL FROM:<{message.reverse_path}>{size}{body}\r\n"
+        body = " BODY=8BITMIME" if is_8bit and "8BITMIME" in self._extensions else ""
+        return f"MAIL FROM:<{message.reverse_path}>{size}{body}{' SMTPUTF8' if is_utf8 else ''}\r\n"
+
+    def _beyond_ascii(self, message: Outgoing, recipients: Sequence[str]) -> dict[str, Outcome]:
+        """Return the outcome of those for whom this peer would need SMTPUTF8 and lacks it (RFC 6531 §3.2, §3.5)."""
+        if "SMTPUTF8" in self._extensions:
+            return {}
+        beyond = recipients if message.needs_smtputf8 else [one for one in recipients if not one.isascii()]
+        what = message.needs_smtputf8 or "the recipient's address"
+        words = f"{what} holds characters beyond ASCII, which need SMTPUTF8, and the next hop does not offer it"
+        return dict.fromkeys(beyond, self._verdicts.permanent("5.6.7", words)) if beyond else {}
 
     def _refusal(self, message: Outgoing) -> Outcome | None:
         """Return why this peer cannot have this message, as its EHLO answer tells."""

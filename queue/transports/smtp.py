@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from queue.networks import may_connect
 from queue.outcome import Kind, Outcome, deferred, failed
 from queue.routing import refused_hop
 from queue.transports.base import Job, NextHop, Route
-from queue.transports.content import BareLineEnd, blocks, dot_stuffed, final_dot
+from queue.transports.content import NotLines, blocks, dot_stuffed, final_dot, has_utf8_header
 from queue.transports.handshake import SessionFailed, open_session
 from queue.transports.options import SmtpOptions, Timeouts
 from queue.transports.pool import SessionPool
@@ -23,6 +24,7 @@ from queue.transports.verdicts import TRANSPORT
 
 DOWN_SECONDS = 60.0  # for so long a host that could not be reached is tried after the others
 MAX_DOWN = 1000
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +63,8 @@ class SmtpTransport:
             return outcomes
         try:
             message = await _outgoing(job)
-        except BareLineEnd:
-            trouble = _failed("5.6.0", "the message has a CR or LF that stands alone, which SMTP cannot carry")
-            return outcomes | dict.fromkeys(pending, trouble)
+        except NotLines:
+            return outcomes | dict.fromkeys(pending, _not_lines(job))
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._options.timeouts.hops
         for hop in self._in_order(route.hops, loop.time()):
@@ -114,28 +115,52 @@ class SmtpTransport:
 
 def _unsendable(job: Job, recipient: str) -> Outcome | None:
     """Return why this envelope cannot go on the wire; addresses were checked at the door, this is the last gate."""
-    if not (job.reverse_path.isascii() and recipient.isascii()):
-        return _failed("5.6.7", "an address holds characters that need SMTPUTF8")
-    if not job.reverse_path.isprintable():
+    if _CONTROL.search(job.reverse_path):
         return _failed("5.1.7", "the sender's address holds a control character")
-    if not recipient.isprintable():
+    if _CONTROL.search(recipient):
         return _failed("5.1.3", "the recipient's address holds a control character")
     return None
 
 
+def _not_lines(job: Job) -> Outcome:
+    if job.body_type == "BINARYMIME":
+        words = (
+            "the message is binary (BINARYMIME): it has NUL, or a CR or LF that stands alone, and only lines are sent"
+        )
+        return _failed("5.6.3", words)
+    return _failed("5.6.0", "the message has a CR or LF that stands alone, which SMTP cannot carry")
+
+
 async def _outgoing(job: Job) -> Outgoing:
+    """Make the message ready; raise `NotLines`. What was declared binary and is made of lines goes as 8BITMIME."""
+    if job.body_type == "BINARYMIME" and b"\0" in job.content:
+        raise NotLines
     pieces: list[bytes] = []
     for block in blocks(job.content):
         if pieces:
             await asyncio.sleep(0)  # a large message is no reason for the others to wait
         pieces.append(dot_stuffed(block))
+    is_8bit = not job.content.isascii()
     return Outgoing(
         reverse_path=job.reverse_path,
         octets=b"".join([*pieces, final_dot(job.content)]),
         size_octets=len(job.content),
-        is_declared_8bit=job.body_type == "8BITMIME",
-        is_8bit=not job.content.isascii(),
+        is_declared_8bit=job.body_type in ("8BITMIME", "BINARYMIME"),
+        is_8bit=is_8bit,
+        needs_smtputf8=_beyond_ascii(job, is_8bit=is_8bit),
     )
+
+
+def _beyond_ascii(job: Job, *, is_8bit: bool) -> str:
+    """Say what makes it an internationalised message (RFC 6531 §3.2); empty where it is none.
+
+    The header fields of parts are not read: in a message declared SMTPUTF8, any octet beyond ASCII may be in one.
+    """
+    if not job.reverse_path.isascii():
+        return "the sender's address"
+    if is_8bit and has_utf8_header(job.content):
+        return "the header"
+    return "the message, declared SMTPUTF8," if is_8bit and job.is_smtputf8 else ""
 
 
 def _no_session(outcome: Outcome, recipients: Sequence[str]) -> Delivery:

@@ -47,7 +47,7 @@ class Transaction:
         commands = [f"RCPT TO:<{recipient}>\r\n" for recipient in envelope.recipients]
         if self._pipelining:
             everything = [envelope.reset, envelope.mail_from, *commands, DATA]
-            self._line.send("".join(everything).encode("ascii"))
+            self._line.send("".join(everything).encode())
         if envelope.reset and not (await self._ask(envelope.reset, self._timeouts.command)).is_positive:
             raise LineLost("the peer refused RSET")
         reply = await self._ask(envelope.mail_from, self._timeouts.mail)
@@ -63,7 +63,7 @@ class Transaction:
     async def _ask(self, command: str, seconds: float) -> PeerReply:
         """Return the reply to a command, which in a pipeline has been sent already."""
         if not self._pipelining:
-            self._line.send(command.encode("ascii"))
+            self._line.send(command.encode())
         reply = await self._line.reply(command[:4], seconds, until=self._until)
         self.answered = True
         if 300 <= reply.code < 400 and command != DATA:
