@@ -46,12 +46,15 @@ def check_database() -> Check:
 
 
 def check_redis() -> Check:
-    """Redis away delays mail until the next sweep and loses none; it is a fault all the same."""
+    """Redis away delays mail until the next sweep, loses none, and parts the listeners' limits; it is a fault."""
     try:
         _redis(settings.REDIS_URL).ping()
     except (redis.RedisError, ValueError) as error:  # ValueError: the URL is none
         log.warning("health_redis", error=type(error).__name__)
-        return Check("redis", False, "Redis does not answer; mail is accepted, and delivered by the sweep")
+        words = (
+            "Redis does not answer; mail is accepted and delivered by the sweep, each listener counts limits by itself"
+        )
+        return Check("redis", False, words)
     return Check("redis", True, "answers")
 
 

@@ -313,6 +313,19 @@ if SMTP_ENABLE_TLS and not (SMTP_TLS_CERT and SMTP_TLS_KEY):
 SMTP_TRUSTED_NETWORKS = env.networks("SMTP_TRUSTED_NETWORKS", [])
 SMTP_FROM_ADDRESS = env.text("SMTP_FROM_ADDRESS", "noreply@example.com" if DEMO else "")
 
+# --- rate limits -----------------------------------------------------------------------------------------------------
+# For a client's address, a minute or an hour; 0 switches one off (mailflow/limits/rules.py).
+SMTP_RATE_LIMIT_EXEMPT = env.networks("SMTP_RATE_LIMIT_EXEMPT", ["127.0.0.0/8", "::1"])
+SMTP_RATE_LIMIT_CONNECTIONS = env.integer("SMTP_RATE_LIMIT_CONNECTIONS", 10, low=0, high=10**9)
+SMTP_RATE_LIMIT_COMMANDS = env.integer("SMTP_RATE_LIMIT_COMMANDS", 100, low=0, high=10**9)
+SMTP_RATE_LIMIT_AUTH_FAILURES = env.integer("SMTP_RATE_LIMIT_AUTH_FAILURES", 5, low=0, high=10**9)
+SMTP_RATE_LIMIT_MESSAGES = env.integer("SMTP_RATE_LIMIT_MESSAGES", 20, low=0, high=10**9)
+SMTP_RATE_LIMIT_NETWORK_FACTOR = env.integer("SMTP_RATE_LIMIT_NETWORK_FACTOR", 10, low=0, high=1000)
+SMTP_RATE_LIMIT_USER_NAME_AUTH_FAILURES = env.integer("SMTP_RATE_LIMIT_USER_NAME_AUTH_FAILURES", 20, low=0, high=10**9)
+SMTP_RATE_LIMIT_SENDER_MESSAGES = env.integer("SMTP_RATE_LIMIT_SENDER_MESSAGES", 500, low=0, high=10**9)
+SMTP_RATE_LIMIT_ACCOUNT_MESSAGES = env.integer("SMTP_RATE_LIMIT_ACCOUNT_MESSAGES", 500, low=0, high=10**9)
+SMTP_RATE_LIMIT_ACCOUNT_COMMANDS = env.integer("SMTP_RATE_LIMIT_ACCOUNT_COMMANDS", 1000, low=0, high=10**9)
+
 # --- storage ---------------------------------------------------------------------------------------------------------
 SMTP_STORAGE_TYPE = env.choice("SMTP_STORAGE_TYPE", "maildir", ["maildir", "database"])
 SMTP_STORAGE_PATH = Path(env.text("SMTP_STORAGE_PATH", str(MAIL_DATA_DIR / "mail"))).resolve()

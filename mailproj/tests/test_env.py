@@ -161,6 +161,8 @@ def test_every_entry_point_ends_with_one_line_about_a_wrong_value(entry_point: s
         ({"OUTBOUND_CONNECT_TIMEOUT": "0"}, "Setting OUTBOUND_CONNECT_TIMEOUT has the value '0'"),
         ({"SWEEP_INTERVAL_SECONDS": "0"}, "Setting SWEEP_INTERVAL_SECONDS has the value '0'"),
         ({"RETRY_SCHEDULE": "1m,0"}, "Setting RETRY_SCHEDULE has the value '1m,0'"),
+        ({"SMTP_RATE_LIMIT_MESSAGES": "-1"}, "Setting SMTP_RATE_LIMIT_MESSAGES has the value '-1'"),
+        ({"SMTP_RATE_LIMIT_EXEMPT": "home"}, "Setting SMTP_RATE_LIMIT_EXEMPT has the value 'home'"),
         ({"ADMIN_USERNAME": "two words"}, "Setting ADMIN_USERNAME has the value 'two words'"),
         ({"MAIL_PROFILE": "production"}, "Setting SECRET_KEY is not set"),
         ({**PRODUCTION, "SECRET_KEY": "hunter2"}, "Setting SECRET_KEY has the value (hidden)"),
