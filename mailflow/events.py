@@ -7,7 +7,9 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+from django.db import transaction
 from django.utils import timezone
 
 from mailflow.ids import new_row_id
@@ -48,7 +50,15 @@ class NewEvent:
 
 
 def record(events: Iterable[NewEvent]) -> None:
-    """Insert the events with one statement, in the caller's transaction."""
+    """Insert the events with one statement, in the caller's transaction.
+
+    Ids are made inside it, that is in SQLite after the lock: the feed of events counts on that (`event_search`).
+    """
+    with transaction.atomic(savepoint=False):
+        bulk_insert(Event, _FIELDS, _rows(events))
+
+
+def _rows(events: Iterable[NewEvent]) -> list[tuple[Any, ...]]:
     now = timezone.now()
     rows = []
     for event in events:
@@ -76,7 +86,7 @@ def record(events: Iterable[NewEvent]) -> None:
                 event.trace_id,
             )
         )
-    bulk_insert(Event, _FIELDS, rows)
+    return rows
 
 
 def _spoken_by(event: NewEvent) -> tuple[str, str]:

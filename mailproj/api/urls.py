@@ -11,6 +11,7 @@ from django.urls import URLPattern, path
 
 import accounts.api.schema  # noqa: F401  (registers our authentication with the schema)
 from mailflow.api.emails import EmailListView, EmailView
+from mailflow.api.events import EventListView, EventView
 from mailflow.api.send import SendView
 from mailproj.api.health import HealthView
 from queue.api.entries import QueueListView, QueueRetryView, QueueView
@@ -45,6 +46,8 @@ RESOURCES = [
     Resource("messages/<str:message_id>/raw", MessageRawView.as_view(), also=(ROOT,)),
     Resource("emails", EmailListView.as_view(), also=(ROOT,), as_printed=EmailListView.as_view(as_printed=True)),
     Resource("emails/<str:message_id>", EmailView.as_view(), also=(ROOT,)),
+    Resource("events", EventListView.as_view()),
+    Resource("events/<str:event_id>", EventView.as_view()),
 ]
 
 # What the OpenAPI schema describes: one path for each view.
