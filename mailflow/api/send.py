@@ -25,7 +25,7 @@ from accounts.api import problems
 from accounts.api.texts import text
 from accounts.models import ApiKey, User
 from accounts.names import Address, InvalidName, parse_address
-from mailflow import compose, counters, events, receiver
+from mailflow import compose, counters, events, receiver, runtime
 from mailflow.api import send_body
 from mailflow.api.send_body import SendBody
 from mailflow.compose import Named
@@ -40,6 +40,12 @@ from mailflow.spool.accepted import Origin, Receipt
 log = structlog.get_logger(__name__)
 
 TOO_BIG = 552  # the SMTP reply that stands for 413
+
+
+class SwitchedOff(problems.ServiceUnavailable):
+    """Staff decided that no new mail is taken (`PUT config` with `enabled` false)."""
+
+    default_detail = "New mail is not taken just now: an administrator switched the service off. Try again later."
 
 
 class SendAnswer(serializers.Serializer[Any]):
@@ -62,7 +68,7 @@ class SendView(APIView):
             413: OpenApiResponse(description="The request or the message is too large."),
             422: OpenApiResponse(description="The body cannot be used; the fields are named."),
             429: OpenApiResponse(description="The key's daily limit is reached."),
-            503: OpenApiResponse(description="Nothing can be stored just now."),
+            503: OpenApiResponse(description="Nothing can be stored just now, or new mail is switched off."),
         },
     )
     def post(self, request: Request) -> Response:
@@ -70,6 +76,8 @@ class SendView(APIView):
         user, key = cast(User, request.user), _key(request)
         if not users.may_act(user):
             raise PermissionDenied("The account or its organization is switched off and cannot send.")
+        if not runtime.fresh().enabled:
+            raise SwitchedOff
         data = _validated(request)
         sender = _sender(data, user, key)
         recipients = send_body.recipients(data)
@@ -104,7 +112,7 @@ class SendView(APIView):
         """Leave an event of every refusal that has a caller; who has no credentials is in the accounts' trail."""
         response = super().handle_exception(exc)
         request = self.request
-        if response.status_code < 500 and isinstance(request.user, User):
+        if (response.status_code < 500 or isinstance(exc, SwitchedOff)) and isinstance(request.user, User):
             origin = _origin(request, request.user, _key(request))
             refusal = NewEvent(
                 kind=Event.Kind.REFUSED.value,

@@ -105,7 +105,7 @@ def test_where_nothing_was_set_nothing_is_told() -> None:
 def test_two_watchers_see_a_change_and_a_return_without_redis() -> None:
     with watching() as one, watching("worker") as two:
         put(max_workers=8, timeout=60)
-        until(lambda: one.configs and two.configs)
+        until(lambda: bool(one.configs and two.configs))
         assert one.configs[-1] == two.configs[-1] and one.configs[-1].smtp == runtime.current()
         assert (runtime.current().max_workers, runtime.current().outbound_timeout) == (8, 60)
         put(max_workers=None, timeout=None)
@@ -314,7 +314,7 @@ def process() -> Iterator[subprocess.Popen[str]]:
 
 def says(running: subprocess.Popen[str]) -> str:
     assert running.stdout is not None
-    return running.stdout.readline().strip()
+    return str(running.stdout.readline()).strip()
 
 
 def test_two_processes_see_a_change_and_a_restart_and_one_started_later_finds_the_change() -> None:

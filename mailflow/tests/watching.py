@@ -12,8 +12,6 @@ import sys
 import django
 from django.conf import settings
 
-import mailproj  # noqa: F401  (the queue graft)
-
 
 def _say(*words: object) -> None:
     print(*words, flush=True)

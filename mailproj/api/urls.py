@@ -13,6 +13,7 @@ import accounts.api.schema  # noqa: F401  (registers our authentication with the
 from mailflow.api.emails import EmailListView, EmailView
 from mailflow.api.events import EventListView, EventView
 from mailflow.api.send import SendView
+from mailproj.api.config import ConfigView, RestartView
 from mailproj.api.health import HealthView
 from queue.api.entries import QueueListView, QueueRetryView, QueueView
 from queue.api.messages import MessageListView, MessageRawView, MessageTimelineView, MessageView
@@ -37,6 +38,8 @@ RESOURCES = [
     Resource("send", SendView.as_view(), also=(ROOT, API)),
     Resource("health", HealthView.as_view(), also=(ROOT, API)),
     Resource("stats", StatsView.as_view(), also=(ROOT, API)),
+    Resource("config", ConfigView.as_view(), also=(API,)),
+    Resource("restart", RestartView.as_view(), also=(API,)),
     Resource("queue", QueueListView.as_view(), also=(API,), as_printed=QueueListView.as_view(as_printed=True)),
     Resource("queue/<str:message_id>", QueueView.as_view(), also=(API,)),
     Resource("queue/<str:message_id>/retry", QueueRetryView.as_view(), also=(API,)),
