@@ -29,6 +29,7 @@ from mailproj.lifeline import ends_with_this_process
 FIRST_DELAY, LONGEST_DELAY = 0.2, 10.0  # seconds before a dead process is started again, doubled each time
 LONGEST_WAIT = 60.0  # between two looks at the logs
 STEADY_AFTER = 30.0  # a process that lived this long starts again at the first delay
+CLEAN_AFTER = 1.0  # one that ended with status 0 after this long was asked to end: it starts again without a delay
 START_LIMIT = 60.0  # for one stage to answer
 STARTS_TRIED = 3  # of a process that ends by itself while the system starts
 STOP_LIMIT = 9.0  # for all stages together, whatever their shares; what is left then is killed
@@ -77,6 +78,17 @@ class _Child:
     def is_lacking(self) -> bool:
         """Whether it has been started, and something of it is to be done again: the process, or the note of its id."""
         return self.starts > 0 and (self.process is None or not self.is_noted)
+
+    def ended(self, status: int, now: float) -> None:
+        """Decide when the process that has just ended is started again."""
+        lived = now - self.started_at
+        if lived >= STEADY_AFTER:
+            self.delay = FIRST_DELAY
+        self.process, self.is_noted = None, False
+        if status == 0 and lived >= CLEAN_AFTER:
+            self.next_try_at = now
+        else:
+            self.put_off(now)
 
     def put_off(self, now: float) -> None:
         self.next_try_at = now + self.delay
@@ -250,12 +262,9 @@ class Supervisor:
         self._shorten_logs()
 
     def _note_end(self, child: _Child, process: subprocess.Popen[bytes], now: float) -> None:
-        if now - child.started_at >= STEADY_AFTER:
-            child.delay = FIRST_DELAY
         _kill_group(process)
         self._say(f"{child.name} (process {process.pid}) {_how_it_ended(process)}; it is started again.")
-        child.process, child.is_noted = None, False
-        child.put_off(now)
+        child.ended(process.returncode, now)
 
     def _start_again(self, child: _Child) -> None:
         """Do what is lacking; a process that runs is left running where only its id cannot be noted."""
@@ -353,4 +362,6 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
     code = process.returncode
+    if code == 0:
+        return "has ended as it was asked to"
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
