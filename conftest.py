@@ -34,7 +34,10 @@ def _database_url() -> str:
 
 
 # pyproject.toml names no DJANGO_SETTINGS_MODULE: pytest-django would load the settings before this file is read.
-_OWN = ("SMTP_", "RELAY_", "DATABASE_", "REDIS_", "HTTP_", "ADMIN_", "LOG_", "QUEUE_", "MAIL_", "DELIVERY_")
+_OWN = (
+    "SMTP_", "RELAY_", "DATABASE_", "REDIS_", "HTTP_", "ADMIN_", "LOG_", "QUEUE_", "MAIL_", "DELIVERY_", "ODMR_",
+    "SUBMISSION_",
+)  # fmt: skip
 for _name in [name for name in os.environ if name.startswith(_OWN)]:
     del os.environ[_name]  # a developer's own settings must not change what the tests say
 os.environ.update(
@@ -45,6 +48,7 @@ os.environ.update(
     SECRET_KEY="tests-only-" + "x" * 40,
     SMTP_STORAGE_TYPE="database",
     SMTP_ENABLE_TLS="false",
+    ODMR_PORT="0",
     REDIS_URL="redis://127.0.0.1:1/0",  # nothing answers there: what needs Redis starts one
     LOG_LEVEL="error",
     DJANGO_SETTINGS_MODULE="mailproj.settings",

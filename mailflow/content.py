@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from mailflow.models import ContentChunk
+from mailflow.spool.large import Content, LargeContent
 from mailflow.storage.base import CopyMissing
 
 CHUNK_OCTETS = 1024 * 1024
 
 
-def split(content: bytes) -> Iterator[bytes]:
+def split(content: Content) -> Iterator[bytes]:
     """Cut into pieces of at most `CHUNK_OCTETS`; an empty message is one empty piece, unlike none."""
+    if isinstance(content, LargeContent):
+        yield from content.pieces(CHUNK_OCTETS)
+        return
     if len(content) <= CHUNK_OCTETS:
         yield content
         return

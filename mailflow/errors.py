@@ -6,12 +6,13 @@ from mailflow.smtp.reply import Reply
 
 
 class Refused(Exception):
-    """A decision against the request. `reply` is what the peer is told; `reason` is for the event."""
+    """A decision against the request. `reply` is what the peer is told; `reason` and `rule` are for the event."""
 
-    def __init__(self, reply: Reply, reason: str = "") -> None:
+    def __init__(self, reply: Reply, reason: str = "", *, rule: str = "") -> None:
         super().__init__(str(reply))
         self.reply = reply
         self.reason = reason or reply.text
+        self.rule = rule
 
 
 class Unavailable(Exception):

@@ -8,24 +8,24 @@ hear 250 or 202.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.conf import settings
 from django.utils import timezone
 
-from mailflow.content import CHUNK_OCTETS
 from mailflow.errors import Refused, Unavailable
 from mailflow.ids import new_message_id
 from mailflow.message import headers, trace
 from mailflow.models import Message
 from mailflow.policy import content as content_policy
 from mailflow.policy.decision import Decision
+from mailflow.smtp.data import has_bare_line_end
 from mailflow.smtp.envelope import Envelope
 from mailflow.smtp.reply import Reply
 from mailflow.spool import group, write
 from mailflow.spool.accepted import Accepted, Origin, Receipt
+from mailflow.spool.large import LargeContent, SpoolFile
 
 _SUBMITTED = (Message.Source.SUBMISSION, Message.Source.HTTP)
 BLOCKING_TIMEOUT_SECONDS = 60
@@ -33,24 +33,25 @@ BLOCKING_TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a door hands in: `content` as it came, `decisions` those already taken, in order."""
+    """What a door hands in: `content` as it came, `decisions` those already taken, in order.
+
+    A file stays the door's, to be closed when the message was stored or was not.
+    """
 
     source: str
     envelope: Envelope
     origin: Origin
-    content: bytes
+    content: bytes | SpoolFile
     decisions: Sequence[Decision] = ()
 
 
-async def accept(submission: Submission) -> Receipt:
-    """Accept on an event loop; waits for the group commit without blocking it. Raises `Refused` or `Unavailable`."""
-    if len(submission.content) > CHUNK_OCTETS:
-        accepted = await asyncio.to_thread(examine, submission)
-    else:
-        accepted = examine(submission)
-    future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-    group.current().put(accepted, future)
-    return await future
+def accept_soon(submission: Submission, done: group.Done) -> None:
+    """Accept on an event loop; `done` hears of the receipt, or of `Unavailable`, after the group commit.
+
+    Raises `Refused` or `Unavailable` at once where it comes to no commit. A file is looked at on the disk: then call
+    it in a thread.
+    """
+    group.current().put(examine(submission), done)
 
 
 def accept_blocking(submission: Submission) -> Receipt:
@@ -74,16 +75,20 @@ def examine(submission: Submission) -> Accepted:
     envelope, origin = submission.envelope, submission.origin
     if not envelope.recipients:
         raise Refused(Reply(554, "5.1", "No valid recipients"))
-    facts = headers.scan(submission.content)
+    body = submission.content
+    facts = headers.scan(body.head(headers.MAX_COUNTED_OCTETS) if isinstance(body, SpoolFile) else body)
     decisions = [
         *submission.decisions,
-        content_policy.check_size(len(submission.content), settings.SMTP_MAX_MESSAGE_SIZE),
-        content_policy.check_line_ends(submission.content),
+        content_policy.check_size(len(body), settings.SMTP_MAX_MESSAGE_SIZE),
+        content_policy.check_line_ends(
+            has_bare=body.has_bare_line_end if isinstance(body, SpoolFile) else has_bare_line_end(body),
+            is_binary=envelope.body_type == "BINARYMIME",
+        ),
         content_policy.check_loop(facts),
     ]
     for decision in decisions:
         if decision.stops and decision.reply is not None:
-            raise Refused(decision.reply, decision.reason)
+            raise Refused(decision.reply, decision.reason, rule=decision.rule)
 
     now = timezone.now()
     message_id = new_message_id()
@@ -106,7 +111,7 @@ def examine(submission: Submission) -> Accepted:
         source=submission.source,
         envelope=envelope,
         origin=origin,
-        content=top + submission.content,
+        content=LargeContent(top, body) if isinstance(body, SpoolFile) else top + body,
         subject=facts.subject,
         header_from=facts.header_from,
         internet_message_id=internet_message_id,
@@ -114,4 +119,4 @@ def examine(submission: Submission) -> Accepted:
     )
 
 
-__all__ = ["Refused", "Submission", "Unavailable", "accept", "accept_blocking", "accept_within", "examine"]
+__all__ = ["Refused", "Submission", "Unavailable", "accept_blocking", "accept_soon", "accept_within", "examine"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mailflow.handoff import Turn
 from mailflow.spool.accepted import Accepted
-from queue import enqueue
+from queue import control, enqueue
+from queue.models import Entry
 from queue.ringer import Ringer
 
 
@@ -20,3 +22,11 @@ class QueueHandoff:
 
     def ring(self, entry_ids: Sequence[int]) -> None:
         self._ringer.ring(entry_ids)
+
+    def start_domain(self, domain: str, *, actor: str) -> int:
+        return control.retry_now(Entry.objects.filter(domain=domain, status__in=Entry.OPEN), actor=actor)
+
+    def turn(self, domains: Sequence[str]) -> Turn:
+        """Say whether there is mail. To hand it over a session that the client opened is not possible yet."""
+        waits = Entry.objects.filter(domain__in=domains, status__in=Entry.OPEN).exists()
+        return Turn.UNABLE if waits else Turn.NO_MAIL

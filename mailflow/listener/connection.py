@@ -1,14 +1,15 @@
-"""One SMTP connection: bytes in, lines out, timeouts, TLS, the end (RFC 5321 §3, §4.2.4, §4.5.3.2).
+"""One SMTP connection: octets in, lines out, timeouts, TLS, the end (RFC 5321 §3, §4.2.4, §4.5.3.2).
 
-Subclasses aiosmtpd's protocol and replaces what does not fit: introspection for every connection, a timer for every
-command, DATA line by line, the exception's text as a reply, STARTTLS through a private class, a half-closed peer that
-loses its transaction. The commands themselves are in `commands.py`.
+Takes the place of aiosmtpd's protocol where it does not fit: introspection for every connection, a coroutine and a
+timer for every command, DATA line by line, the exception's text as a reply, STARTTLS through a private class, a
+half-closed peer that loses its transaction (docs/adr/0008). What the commands say is in `session.py` and `commands/`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable, Coroutine
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ from aiosmtpd.smtp import SMTP
 
 from mailflow import counters
 from mailflow.ids import new_trace_id
-from mailflow.smtp.data import DataCollector
 from mailflow.smtp.reply import Reply
 
 if TYPE_CHECKING:
@@ -25,20 +25,23 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
-MAX_COMMAND_OCTETS = 512  # RFC 5321 §4.5.3.1.4, with CRLF; extensions add to MAIL and RCPT
-MAX_EXTENDED_COMMAND_OCTETS = 2048
-MAX_AUTH_OCTETS = 12288  # RFC 4954 §4
-WRITE_BUFFER_OCTETS = 65536
+MAX_AUTH_OCTETS = 12288  # RFC 4954 §4, with CRLF: the longest line of all
+UNREAD_OCTETS = 64 << 10  # what may wait while a command is under way
+TURN_COMMANDS = 100  # obeyed in one go; then others get their turn
 HANDSHAKE_SECONDS = 12.0
 LINGER_SECONDS = 5.0  # how long a closed connection may take to read what was said to it
+LINE_SECONDS = 60.0  # for a line, from its first octet to its last
 DATA_OCTETS_PER_SECOND = 4096  # a message may take this long on top of `data_timeout`
 
 TIMED_OUT = Reply(421, "4.2", "Timeout, closing the connection")
 SHUTTING_DOWN = Reply(421, "3.2", "Service is shutting down, try again later")
-TOO_MANY = Reply(421, "3.2", "Too many connections, try again later")
-INTERNAL_ERROR = Reply(451, "3.0", "Local error in processing, try again later")
 LINE_TOO_LONG = Reply(500, "5.2", "Line too long")
 BARE_LINE_END = Reply(500, "5.2", "Lines must end with CRLF, and hold no other CR, LF or NUL")
+
+WORKING = Reply(0, "", "")  # never said: `work` was called, and somebody will call `worked`
+
+# What a line comes to: a reply, one that has to be waited for, or nothing (everything has been said already).
+Answer = Reply | None | Coroutine[Any, Any, "Reply | None"]
 
 
 class Closed(Exception):
@@ -48,115 +51,147 @@ class Closed(Exception):
 class SmtpConnection(SMTP):
     """The transport side of a session. `self.listener` holds what all connections share.
 
-    At any time somebody is waited for: while `is_busy` the client waits for us and no deadline holds, else we wait for
-    the client, to send or to read, and `_deadline` holds.
+    `_advance` obeys what is in the buffer, line by line, until it is empty or something must be waited for; replies to
+    what came together leave together (RFC 2920 §3.2). While `_is_working` the client waits for us and no deadline
+    holds; else we wait for the client, to send or to read, and `_deadline` holds.
     """
 
     def __init__(self, listener: Listener, *, implicit_tls: bool) -> None:
         # Not SMTP.__init__: it looks through every attribute of itself and of its handler, for each connection.
         self.loop = listener.loop
-        asyncio.StreamReaderProtocol.__init__(
-            self,
-            asyncio.StreamReader(loop=self.loop, limit=MAX_AUTH_OCTETS),
-            client_connected_cb=self._cb_client_connected,
-            loop=self.loop,
-        )
         self.listener = listener
         self.implicit_tls = implicit_tls
         self.hostname = listener.hostname
         self.transport: asyncio.BaseTransport | None = None
         self.trace_id = new_trace_id()
         self.client_address = ""
+        self.is_admitted = False  # among the listener's connections
         self.tls = ""
-        self.is_busy = False
+        self._buffer = bytearray()
+        self._searched = 0  # so much of the buffer holds no line end
+        self._out: list[bytes] = []
+        self._is_working = False
+        self._is_advancing = False
         self._is_closing = False
         self._is_shaking_hands = False
+        self._is_skipping = False  # the rest of a line that was too long
+        self._is_read_paused = False
+        self._is_write_full = False
+        self._has_ended = False  # the peer said its last
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._collector: DataCollector | None = None
-        self._collected: asyncio.Future[None] | None = None
-        self._collect_until = 0.0
-        self._handler_coroutine: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    # --- what a session adds ------------------------------------------------------------------------------------------
+
+    def greet(self) -> Answer:
+        """What is said first."""
+        raise NotImplementedError
+
+    def obey(self, line: bytes) -> Answer:
+        """Take one line, without its CRLF."""
+        raise NotImplementedError
+
+    def broke_the_rules(self, reply: Reply) -> Answer:
+        """Take notice of a line that is none; `reply` says so."""
+        raise NotImplementedError
+
+    def failed(self, error: Exception) -> Answer:
+        """Turn what a command raised into its reply; raises `Closed`."""
+        raise NotImplementedError
+
+    @property
+    def is_taking_octets(self) -> bool:
+        """Whether what comes is content and no command."""
+        return False
+
+    def take_octets(self, data: bytearray) -> Answer:
+        """Take content out of `data`, as much as belongs to it."""
+        raise NotImplementedError
+
+    def has_gone(self) -> None:
+        """Give back what the session holds; called once, when the connection is lost."""
 
     # --- the life of the connection -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; a connection to the port of implicit TLS was counted before its handshake."""
-        asyncio.StreamReaderProtocol.connection_made(self, transport)
+        """Begin; a connection that came through a door of ours was counted before."""
         self.transport = transport
-        self.came_from(transport.get_extra_info("peername"))
+        if not self.is_admitted:
+            self.came_from(transport.get_extra_info("peername"))
+            refusal = self.listener.admit(self)
+            if refusal is not None:
+                self.say(refusal)
+                self.close()
+                return
         if self.implicit_tls:
             self.tls = tls_words(transport)
-        elif not self.listener.admit(self):
-            self.end(TOO_MANY)
+        self.set_timeout(self.listener.timeout)
+        self.begin()
+
+    def begin(self) -> None:
+        try:
+            self._answer(self.greet())
+        except Closed:
+            self.close()
             return
-        self._set_timeout(self.listener.timeout)
-        self._handler_coroutine = self.loop.create_task(self._live())
+        self._advance()
 
     def came_from(self, peer: object) -> None:
-        self.client_address = _plain_address(str(peer[0])) if isinstance(peer, tuple) else ""
+        self.client_address = plain_address(str(peer[0])) if isinstance(peer, tuple) else ""
 
     @cached_property
     def is_trusted(self) -> bool:
         return self.listener.is_trusted(self.client_address)
 
     @property
-    def is_receiving(self) -> bool:
-        """Whether the client is in the middle of its message."""
-        return self._collector is not None
+    def is_busy(self) -> bool:
+        """Whether a command is under way, so that the client waits for us."""
+        return self._is_working
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether mail is on its way in."""
+        return False
 
     def connection_lost(self, error: Exception | None) -> None:
         """Give everything back; may be called twice."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._collected is not None and not self._collected.done():
-            self._collected.set_exception(Closed())
-        asyncio.StreamReaderProtocol.connection_lost(self, error)
+        if self.transport is None:
+            return
         self.transport = None
+        self._is_closing = True
+        self._buffer.clear()
+        self.has_gone()
         self.listener.release(self)
 
     def eof_received(self) -> bool:
         """The peer has said its last; what it already sent is still answered (`printf … | nc`)."""
-        if self._collected is not None and not self._collected.done():
-            self._collected.set_exception(Closed())
-        asyncio.StreamReaderProtocol.eof_received(self)
+        self._has_ended = True
+        if not self._is_working:
+            self._advance()
         return not self.tls and not self._is_closing
 
-    def data_received(self, data: bytes) -> None:
-        if self._is_closing:
-            return
-        if self._collector is None:
-            asyncio.StreamReaderProtocol.data_received(self, data)
-        else:
-            self._collect(data)
+    def pause_writing(self) -> None:
+        """The peer asks and does not read: nothing more is obeyed until it does, for `timeout` at most."""
+        self._is_write_full = True
+        self.set_timeout(self.listener.timeout)
 
-    async def _live(self) -> None:
-        try:
-            with structlog.contextvars.bound_contextvars(trace_id=self.trace_id):
-                await self.converse()
-        except (Closed, ConnectionError, asyncio.IncompleteReadError):
-            pass
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            logger.exception("smtp.session_failed", client_address=self.client_address)
-            self.write(Reply(421, "3.0", "Local error, closing the connection"))
-        finally:
-            self.is_busy = False
-            self.close()
-
-    async def converse(self) -> None:
-        """The dialogue; `commands.SmtpSession` has it."""
-        raise Closed
+    def resume_writing(self) -> None:
+        self._is_write_full = False
+        if not self._is_working:
+            self.loop.call_soon(self._advance)
 
     def close(self) -> None:
         """Close when the peer has read what was said, or soon in any case."""
         if self.transport is None or self._is_closing:
             return
+        self.flush()
         self._is_closing = True
         self.transport.close()
-        self._set_timeout(LINGER_SECONDS)
+        self.set_timeout(LINGER_SECONDS)
 
     def end(self, reply: Reply) -> None:
         """Say why, and close; from outside of the session (shutdown, timeout)."""
@@ -166,12 +201,14 @@ class SmtpConnection(SMTP):
         if self._is_shaking_hands:  # a reply in clear would be noise to the peer
             self.abort()
             return
-        self.write(reply)
-        if self.is_receiving and transport.can_write_eof():
+        self.say(reply)
+        if self.is_taking_octets and transport.can_write_eof():
             # To close on a peer in the middle of sending would be a reset, which takes the reply with it.
+            self.flush()
             self._is_closing = True
+            self.resume_reading()
             transport.write_eof()
-            self._set_timeout(LINGER_SECONDS)
+            self.set_timeout(LINGER_SECONDS)
         else:
             self.close()
 
@@ -182,103 +219,185 @@ class SmtpConnection(SMTP):
             self._is_closing = True
             transport.abort()
 
-    # --- reading and writing ------------------------------------------------------------------------------------------
+    # --- lines in, replies out ----------------------------------------------------------------------------------------
 
-    def write(self, reply: Reply) -> None:
-        if self.transport is not None and not self._is_closing and not self.transport.is_closing():
-            self.transport.write(_encoded(reply))  # type: ignore[attr-defined]
+    def data_received(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        self._buffer += data
+        if not (self._is_working or self._is_write_full):
+            self._advance()
+        elif len(self._buffer) > UNREAD_OCTETS:
+            self.pause_reading()
 
-    async def say(self, reply: Reply) -> None:
-        """Write a reply; waits only where the peer does not read."""
-        if self.transport is None or self._is_closing:
-            raise Closed
-        self.transport.write(_encoded(reply))  # type: ignore[attr-defined]
-        if self.transport.get_write_buffer_size() > WRITE_BUFFER_OCTETS:  # type: ignore[attr-defined]
-            was_busy, self.is_busy = self.is_busy, False
-            self._set_timeout(self.listener.timeout)
-            await self._writer.drain()
-            self.is_busy = was_busy
-
-    async def read_line(self) -> bytes | None:
-        """Return the next line without its CRLF; None after a line that broke the rules and was answered."""
-        self.is_busy = False
-        self._set_timeout(self.listener.timeout)
+    def _advance(self) -> None:
+        """Obey what has come, as far as it goes."""
+        if self._is_advancing:
+            return
+        self._is_advancing = True
         try:
-            line = await self._reader.readuntil(b"\n")
-        except asyncio.LimitOverrunError as error:
-            await self._skip_line(error.consumed)
-            self.is_busy = True
-            await self.say(LINE_TOO_LONG)
-            return None
-        except asyncio.IncompleteReadError:
-            raise Closed from None
-        self.is_busy = True
-        if not line.endswith(b"\r\n") or b"\r" in line[:-2] or b"\0" in line:
-            await self.say(BARE_LINE_END)
-            return None
-        return line[:-2]
-
-    async def _skip_line(self, consumed: int) -> None:
-        while True:
-            await self._reader.readexactly(consumed)
-            try:
-                await self._reader.readuntil(b"\n")
-                return
-            except asyncio.LimitOverrunError as error:
-                consumed = error.consumed
-            except asyncio.IncompleteReadError:
-                raise Closed from None
-
-    async def read_data(self, limit: int) -> DataCollector:
-        """Collect a message after the 354; return the collector, complete. Raises `Closed` if the peer goes away.
-
-        The caller releases the collector when it is done with the content.
-        """
-        collector = DataCollector(limit, self.listener.collecting)
-        pending: bytearray = self._reader._buffer  # type: ignore[attr-defined]
-        already = bytes(pending)
-        pending.clear()
-        self._reader._maybe_resume_transport()  # type: ignore[attr-defined]
-        self._collected = self.loop.create_future()
-        self._collector = collector
-        self.is_busy = False
-        self._collect_until = self.loop.time() + self.listener.data_timeout
-        self._set_timeout(min(self.listener.timeout, self.listener.data_timeout))
-        self._collect(already)
-        if self._reader.at_eof() and not self._collected.done():
-            self._collected.set_exception(Closed())
-        try:
-            await self._collected
-        except BaseException:
-            collector.release()
-            raise
+            self._obey_all()
+        except Closed:
+            self.close()
         finally:
-            self._collector = self._collected = None
-        self.is_busy = True
-        return collector
+            self._is_advancing = False
+        self.flush()
 
-    def _collect(self, data: bytes) -> None:
-        collector = self._collector
-        if collector is None or self._collected is None or self._collected.done():
+    def _obey_all(self) -> None:
+        obeyed = 0
+        while not (self._is_working or self._is_write_full or self._is_closing):
+            if obeyed == TURN_COMMANDS:
+                if len(self._buffer) > UNREAD_OCTETS:
+                    self.pause_reading()
+                self.loop.call_soon(self._advance)
+                return
+            obeyed += 1
+            if self.is_taking_octets:
+                if not self._buffer:
+                    break
+                self._answer(self._attempt(self.take_octets, self._buffer))
+                self._searched = 0
+            else:
+                line = self._next_line()
+                if line is None:
+                    break
+                self._answer(self._judge_line(line))
+        if not (self._is_working or self._is_closing or self._is_write_full):
+            self._wait_for_peer(obeyed)
+
+    def _next_line(self) -> bytes | None:
+        """Take the next line out of the buffer, with its end; None where it is not whole yet."""
+        buffer = self._buffer
+        end = buffer.find(b"\n", self._searched)
+        if end >= 0:
+            line = bytes(buffer[: end + 1])
+            del buffer[: end + 1]
+            self._searched = 0
+            return line
+        if len(buffer) > MAX_AUTH_OCTETS:  # longer than any line may be: the rest of it is thrown away
+            self._is_skipping = True
+            buffer.clear()
+        self._searched = len(buffer)
+        return None
+
+    def _judge_line(self, line: bytes) -> Answer:
+        if self._is_skipping:
+            self._is_skipping = False
+            return self.broke_the_rules(LINE_TOO_LONG)
+        if line[-2:] != b"\r\n" or b"\r" in line[:-2] or b"\0" in line:
+            return self.broke_the_rules(BARE_LINE_END)
+        return self._attempt(self.obey, line[:-2])
+
+    def _attempt(self, function: Callable[[Any], Answer], argument: bytes | bytearray) -> Answer:
+        try:
+            return function(argument)
+        except Closed:
+            raise
+        except Exception as error:  # noqa: BLE001  (`failed` tells refusals from bugs)
+            return self.failed(error)
+
+    def _answer(self, answer: Answer) -> None:
+        """Say a reply, or wait for one that is under way."""
+        if answer is None or answer is WORKING:
             return
-        rest = collector.feed(data)
-        if rest is None:
-            # Neither silence nor a trickle may hold the connection; who sends steadily gets the time that takes.
-            enough = self._collect_until + collector.octets / DATA_OCTETS_PER_SECOND
-            self._deadline = min(self.loop.time() + self.listener.timeout, enough)
+        if isinstance(answer, Reply):
+            self.say(answer)
             return
-        self._collector = None
-        self._collected.set_result(None)
-        if not rest:
+        self.work()
+        self._task = self.loop.create_task(answer)
+        self._task.add_done_callback(self._task_done)
+
+    def work(self) -> None:
+        """From now on the client waits for us, until `worked`."""
+        self._is_working = True
+        self.flush()
+
+    def worked(self, reply: Reply | None) -> None:
+        """What was waited for is there: say it and go on."""
+        self._is_working = False
+        if self._is_closing:
             return
-        if self._reader._eof:  # type: ignore[attr-defined]  # then it takes no more, but still gives
-            self._reader._buffer += rest  # type: ignore[attr-defined]
+        if reply is not None:
+            self.say(reply)
+        self.resume_reading()
+        if not self._is_write_full:
+            self._advance()
         else:
-            asyncio.StreamReaderProtocol.data_received(self, rest)
+            self.flush()
+
+    def _task_done(self, task: asyncio.Task[Reply | None]) -> None:
+        if self._task is task:  # its answer may have begun another already
+            self._task = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            if (reply := task.result()) is not WORKING:
+                self.worked(reply)
+        elif isinstance(error, Closed | ConnectionError):
+            self._is_working = False
+            self.close()
+        elif isinstance(error, Exception):
+            self.failed_at_work(error)
+
+    def failed_at_work(self, error: Exception) -> None:
+        """`worked`, with what went wrong instead of a reply."""
+        self._is_working = False
+        try:
+            self._answer(self.failed(error))
+        except Closed:
+            self.close()
+            return
+        if not self._is_working:
+            self.worked(None)
+
+    def say(self, reply: Reply) -> None:
+        """Put a reply behind those that wait to be sent."""
+        if not self._is_closing:
+            self._out.append(_encoded(reply))
+
+    def say_line(self, line: str) -> None:
+        """`say` for a reply that comes once and is not worth remembering; `line` is whole but for its CRLF."""
+        if not self._is_closing:
+            self._out.append(line.encode("ascii") + b"\r\n")
+
+    def flush(self) -> None:
+        """Send what was said."""
+        out = self._out
+        if out and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))  # type: ignore[attr-defined]
+        out.clear()
+
+    def pause_reading(self) -> None:
+        transport: Any = self.transport
+        if not self._is_read_paused and transport is not None and not transport.is_closing():
+            self._is_read_paused = True
+            transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        transport: Any = self.transport
+        if self._is_read_paused and transport is not None and not transport.is_closing():
+            self._is_read_paused = False
+            transport.resume_reading()
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def _set_timeout(self, seconds: float) -> None:
+    def _wait_for_peer(self, obeyed: int) -> None:
+        """All is said and obeyed: it is the peer's turn, or it has left."""
+        if self._has_ended:
+            self.close()
+            return
+        if self.is_taking_octets:
+            return  # whoever takes them sets the deadline, and may have stopped reading
+        self.resume_reading()
+        now = self.loop.time()
+        if obeyed:
+            self._deadline = now + self.listener.idle_timeout
+        if self._buffer and self._deadline > now + LINE_SECONDS:
+            # The first octets of a line; those that follow do not put its end off.
+            self.set_timeout(LINE_SECONDS)
+
+    def set_timeout(self, seconds: float) -> None:
         """Move the deadline. One coarse timer a connection looks at it: no timer is made or cancelled for a command."""
         if self.transport is None:
             return
@@ -291,14 +410,17 @@ class SmtpConnection(SMTP):
 
     def _timer_ran(self) -> None:
         now = self.loop.time()
-        if self._deadline > now or (self.is_busy and not self._is_closing):
+        if self._deadline > now or (self._is_working and not self._is_closing):
             self._timer = self.loop.call_at(max(self._deadline, now + 1), self._timer_ran)
             return
         self._timer = None
         if self._is_closing:
             self.abort()
         else:
-            self.end(TIMED_OUT)
+            self.timed_out()
+
+    def timed_out(self) -> None:
+        self.end(TIMED_OUT)
 
     # --- TLS ----------------------------------------------------------------------------------------------------------
 
@@ -307,11 +429,10 @@ class SmtpConnection(SMTP):
         transport = self.transport
         if transport is None or transport.is_closing():
             raise Closed
-        self._reader._buffer.clear()  # type: ignore[attr-defined]
+        self._buffer.clear()
+        self._searched = 0
+        self.resume_reading()
         self._is_shaking_hands = True
-        self.is_busy = False
-        seconds = min(HANDSHAKE_SECONDS, self.listener.timeout)
-        self._set_timeout(seconds)
         encrypted: asyncio.Transport | None = None
         cause = "the connection was lost"
         try:
@@ -320,7 +441,7 @@ class SmtpConnection(SMTP):
                 self,
                 context,
                 server_side=True,
-                ssl_handshake_timeout=seconds,
+                ssl_handshake_timeout=min(HANDSHAKE_SECONDS, self.listener.timeout),
             )
         except OSError as error:  # ssl.SSLError and TimeoutError are among them
             cause = str(error)
@@ -332,18 +453,14 @@ class SmtpConnection(SMTP):
                 self.abort()
                 self.connection_lost(None)
         if encrypted is None or not is_secure or self.transport is None:
-            logger.info("smtp.tls_failed", client_address=self.client_address, cause=cause)
+            logger.info("smtp.tls_failed", client_address=self.client_address, cause=cause, trace_id=self.trace_id)
             counters.add("smtp.tls.failed")
             raise Closed
-        self.is_busy = True
         self.transport = encrypted
-        self._reader._transport = encrypted  # type: ignore[attr-defined]
-        self._writer._transport = encrypted  # type: ignore[attr-defined]
-        self._over_ssl = True
         self.tls = tls_words(encrypted)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def _encoded(reply: Reply) -> bytes:
     return reply.encode()
 
@@ -357,6 +474,6 @@ def tls_words(transport: asyncio.BaseTransport) -> str:
     return f"{tls.version()} {cipher[0] if cipher else ''}".strip()
 
 
-def _plain_address(address: str) -> str:
+def plain_address(address: str) -> str:
     """Return an IPv4 client of a dual-stack socket as IPv4, and IPv6 without its zone."""
     return address.removeprefix("::ffff:").partition("%")[0]

@@ -1,41 +1,64 @@
-"""The parameters of MAIL and RCPT (RFC 1870, RFC 6152, RFC 4954 §5, RFC 3461 §4); pure."""
+"""The parameters of MAIL and RCPT (RFC 1870, 2852, 3030, 3461 §4, 4954 §5, 6152, 6531 §3.4); pure."""
 
 from __future__ import annotations
 
+import re
+
 from accounts.names import Address
 from mailflow.errors import Refused
-from mailflow.smtp.envelope import Envelope, Recipient
-from mailflow.smtp.paths import PathArgument, decode_xtext
+from mailflow.smtp.envelope import DeliverBy, Envelope, Recipient
+from mailflow.smtp.paths import PathArgument, check_smtputf8, decode_orcpt, decode_xtext
 from mailflow.smtp.reply import Reply
 
 _NOTIFY = {"NEVER", "SUCCESS", "FAILURE", "DELAY"}
+_BY = re.compile(r"([+-]?[0-9]{1,9});([RNrn])([Tt]?)\Z")
+_BODY_TYPES = ("7BIT", "8BITMIME", "BINARYMIME")
 
 
 def read_envelope(parsed: PathArgument, *, extended: bool, auth_offered: bool, max_octets: int) -> Envelope:
     """Return the envelope that a MAIL begins; raises `Refused` for a parameter that is unknown or wrong."""
-    _need_ehlo(parsed, extended)
     envelope = Envelope(parsed.address)
+    if not parsed.parameters and not parsed.needs_smtputf8:
+        return envelope
+    _need_ehlo(parsed, extended)
     for name, value in parsed.parameters.items():
-        match name:
-            case "SIZE":
-                envelope.declared_octets = _declared_octets(value, max_octets)
-            case "BODY":
-                envelope.body_type = _one_of(value, "BODY", ("7BIT", "8BITMIME"))
-            case "AUTH" if auth_offered:
-                decode_xtext(value)  # taken and not trusted: nobody's word but AUTH's own counts
-            case "RET":
-                envelope.dsn_return = _one_of(value, "RET", ("FULL", "HDRS"))
-            case "ENVID":
-                envelope.envelope_id = decode_xtext(value)
-                if not value or len(value) > 100:
-                    raise Refused(Reply(501, "5.4", "ENVID has 1 to 100 characters"))
-            case _:
-                raise Refused(Reply(555, "5.4", f"Parameter {name} of MAIL is not recognized"))
+        if not _read_parameter(envelope, name, value, auth_offered=auth_offered, max_octets=max_octets):
+            raise Refused(Reply(555, "5.4", f"Parameter {name} of MAIL is not recognized"))
+    check_smtputf8(parsed, "FROM", declared=envelope.is_smtputf8)
     return envelope
 
 
-def read_recipient(address: Address, parsed: PathArgument, *, extended: bool) -> Recipient:
+def _read_parameter(envelope: Envelope, name: str, value: str, *, auth_offered: bool, max_octets: int) -> bool:
+    """Keep one parameter of MAIL; False where there is none of that name."""
+    match name:
+        case "SIZE":
+            envelope.declared_octets = _declared_octets(value, max_octets)
+        case "BODY":
+            envelope.body_type = _one_of(value, "BODY", _BODY_TYPES)
+        case "SMTPUTF8":
+            if value:
+                raise Refused(Reply(501, "5.4", "SMTPUTF8 has no value"))
+            envelope.is_smtputf8 = True
+        case "BY":
+            envelope.deliver_by = _deliver_by(value)
+        case "AUTH" if auth_offered:
+            decode_xtext(value)  # taken and not trusted: nobody's word but AUTH's own counts (RFC 4954 §5)
+        case "RET":
+            envelope.dsn_return = _one_of(value, "RET", ("FULL", "HDRS"))
+        case "ENVID":
+            envelope.envelope_id = decode_xtext(value)
+            if not value or len(value) > 100:
+                raise Refused(Reply(501, "5.4", "ENVID has 1 to 100 characters"))
+        case _:
+            return False
+    return True
+
+
+def read_recipient(address: Address, parsed: PathArgument, *, extended: bool, is_smtputf8: bool) -> Recipient:
     """Return the recipient of a RCPT with what DSN is to do for it; raises `Refused` as `read_envelope`."""
+    check_smtputf8(parsed, "TO", declared=is_smtputf8)
+    if not parsed.parameters:
+        return Recipient(address)
     _need_ehlo(parsed, extended)
     notify = original = ""
     for name, value in parsed.parameters.items():
@@ -45,10 +68,9 @@ def read_recipient(address: Address, parsed: PathArgument, *, extended: bool) ->
                 raise Refused(Reply(501, "5.4", "NOTIFY is NEVER, or a list of SUCCESS, FAILURE and DELAY"))
             notify = ",".join(words)
         elif name == "ORCPT":
-            kind, semicolon, rest = value.partition(";")
-            if not (kind and semicolon and rest) or len(value) > 500:
-                raise Refused(Reply(501, "5.4", "ORCPT is a type, a semicolon and an address in xtext"))
-            original = f"{kind};{decode_xtext(rest)}"
+            if len(value) > 500:
+                raise Refused(Reply(501, "5.4", "ORCPT has at most 500 characters"))
+            original = decode_orcpt(value)
         else:
             raise Refused(Reply(555, "5.4", f"Parameter {name} of RCPT is not recognized"))
     return Recipient(address, notify, original)
@@ -60,11 +82,23 @@ def _need_ehlo(parsed: PathArgument, extended: bool) -> None:
 
 
 def _declared_octets(value: str, limit: int) -> int:
-    if not value.isdigit() or len(value) > 20:
+    if not (value.isascii() and value.isdigit()) or len(value) > 20:
         raise Refused(Reply(501, "5.4", "SIZE is a number of octets"))
     if int(value) > limit:
-        raise Refused(Reply(552, "3.4", f"Message is larger than the {limit} octets that are taken here"))
+        reason = f"{int(value)} octets are declared, the limit is {limit}"
+        reply = Reply(552, "3.4", f"Message is larger than the {limit} octets that are taken here")
+        raise Refused(reply, reason, rule="size.over_limit")
     return int(value)
+
+
+def _deliver_by(value: str) -> DeliverBy:
+    match = _BY.match(value)
+    if match is None:
+        raise Refused(Reply(501, "5.4", "BY is a number of seconds of at most 9 digits, a semicolon and R or N"))
+    seconds, mode = int(match[1]), match[2].upper()
+    if mode == "R" and seconds <= 0:  # RFC 2852 §4
+        raise Refused(Reply(501, "5.4", "BY with mode R needs a time above 0"))
+    return DeliverBy(seconds, mode + match[3].upper())
 
 
 def _one_of(value: str, name: str, allowed: tuple[str, ...]) -> str:

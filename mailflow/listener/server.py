@@ -7,44 +7,40 @@ import errno
 import ipaddress
 import socket
 import ssl
-import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from pathlib import Path
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections, connection
 
-from accounts import addresses, credentials, users
-from accounts.addresses import Resolution
-from accounts.models import User
-from accounts.names import Address
-from mailflow import counters
-from mailflow.errors import Unavailable
+from mailflow import counters, runtime
 from mailflow.events import NewEvent
-from mailflow.listener.auth import Account, Standing
-from mailflow.listener.commands import SmtpSession
-from mailflow.listener.connection import SHUTTING_DOWN, TOO_MANY, SmtpConnection
-from mailflow.listener.tls_door import TlsDoor
+from mailflow.limits.limits import Limits
+from mailflow.listener import ports
+from mailflow.listener.certificate import CertificateSource
+from mailflow.listener.connection import SHUTTING_DOWN, SmtpConnection
+from mailflow.listener.directory import Directory
+from mailflow.listener.door import Door
+from mailflow.listener.gate import Gate
+from mailflow.listener.intake import Rooms
+from mailflow.listener.session import Port, Session
 from mailflow.models import Event
-from mailflow.smtp.data import OctetBudget
+from mailflow.runtime import SmtpConfig
 from mailflow.smtp.reply import Reply
 from mailflow.spool import group
 
 logger = structlog.get_logger(__name__)
-T = TypeVar("T")
 
-DIRECTORY_TTL_SECONDS = 1.0
-DIRECTORY_MAX_ENTRIES = 10_000
-DATABASE_THREADS = 4
-AUTH_THREADS = 2  # an Argon2id hash takes 64 MiB
-MAX_WAITING_AUTH = 50
 BACKLOG = 512
+INTAKE_THREADS = 2
 DRAIN_SECONDS = 2.0  # with the flush below it must fit into what the supervisor gives
 FLUSH_SECONDS = 0.3
 DATA_SECONDS = 600.0
-MAX_COLLECTING_OCTETS = 1 << 30
+
+TOO_MANY = Reply(421, "3.2", "Too many connections, try again later")
+TOO_MANY_OF_YOU = Reply(421, "7.0", "Too many connections from your address, try again later")
 
 
 class ListenError(Exception):
@@ -54,65 +50,76 @@ class ListenError(Exception):
 class Listener:
     """Serves SMTP on one event loop. Made inside the loop; `start`, then `stop` once."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, tls_context: ssl.SSLContext | None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, certificate: CertificateSource | None = None) -> None:
         self.loop = loop
         self.hostname: str = settings.SMTP_HOSTNAME
+        self.greeting = f"220 {self.hostname} ESMTP mailproj"
         self.postmaster_domain = self.hostname.lower()
-        self.timeout: float = settings.SMTP_TIMEOUT
         self.data_timeout: float = max(settings.SMTP_TIMEOUT, DATA_SECONDS)
-        self.max_connections: int = settings.SMTP_MAX_CONNECTIONS
         self.max_message_octets: int = settings.SMTP_MAX_MESSAGE_SIZE
         self.max_recipients: int = settings.SMTP_MAX_RECIPIENTS
-        self.collecting = OctetBudget(max(MAX_COLLECTING_OCTETS, 2 * self.max_message_octets))
+        self.max_connections_per_address: int = settings.SMTP_MAX_CONNECTIONS_PER_ADDRESS
+        self.tarpit_seconds: float = settings.SMTP_TARPIT_SECONDS
+        self.mends_line_ends: bool = settings.SMTP_BARE_LINE_ENDS == "normalise"
+        self.accepts_mail: bool = settings.SMTP_ACCEPTS_MAIL
         self.auth_enabled: bool = settings.SMTP_ENABLE_AUTH
         self.auth_requires_tls: bool = settings.SMTP_AUTH_REQUIRE_TLS
-        self.tls_context = tls_context
+        self.certificate = certificate
+        self.configure(runtime.current())
         self.is_stopping = False
+        self.gate = Gate(Limits(settings.REDIS_URL))
+        self.directory = Directory(loop)
+        self._intake_threads = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
+        self.rooms = Rooms(_incoming_folder(), self._intake_threads, loop)
         self._connections: set[SmtpConnection] = set()
+        self._by_address: Counter[str] = Counter()
         self._servers: list[asyncio.Server] = []
-        self._tls_doors: list[TlsDoor] = []
-        self._database = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="directory")
-        self._auth = ThreadPoolExecutor(AUTH_THREADS, thread_name_prefix="auth")
-        self._auth_waiting = 0
-        self._directory: dict[Address, tuple[float, Resolution]] = {}
-        self._asked: dict[Address, asyncio.Task[Resolution]] = {}
+        self._doors: list[Door] = []
+
+    def configure(self, config: SmtpConfig) -> None:
+        """Take what may change while the listener runs; open sessions follow at their next step."""
+        self.timeout: float = config.timeout
+        self.idle_timeout: float = config.idle_timeout
+        self.max_connections: int = config.max_connections
+        self.is_enabled: bool = config.enabled
 
     # --- sockets ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> list[int]:
-        """Listen on SMTP_PORT, and with a certificate on SMTPS_PORT; return the ports. Raises `ListenError`."""
-        ports = [await self._listen(settings.SMTP_PORT)]
-        if self.tls_context is not None and settings.SMTPS_PORT:
-            ports.append(await self._listen_tls(settings.SMTPS_PORT, self.tls_context))
+        """Listen on all ports that the settings name; return them. Raises `ListenError`."""
+        wanted = [(settings.SMTP_PORT, ports.SMTP)]
+        if settings.SUBMISSION_PORT:
+            wanted.append((settings.SUBMISSION_PORT, ports.SUBMISSION))
+        if self.certificate is not None and settings.SMTPS_PORT:
+            wanted.append((settings.SMTPS_PORT, ports.SMTPS))
+        if settings.ODMR_PORT:
+            wanted.append((settings.ODMR_PORT, ports.ODMR))
+        found = [await self._listen(number, port) for number, port in wanted]
         counters.gauge("smtp.connections.active", 0)
-        return ports
+        self.gate.limits.publish_connections(0)
+        return found
 
-    async def _listen(self, port: int) -> int:
+    async def _listen(self, number: int, port: Port) -> int:
         try:
+            if port.implicit_tls or settings.SMTP_PROXY_NETWORKS:
+                return await self._open_doors(number, port)
             server = await self.loop.create_server(
-                lambda: SmtpSession(self, implicit_tls=False),
-                settings.SMTP_HOST,
-                port,
-                backlog=BACKLOG,
-                reuse_address=True,
+                lambda: Session(self, port), settings.SMTP_HOST, number, backlog=BACKLOG, reuse_address=True
             )
         except OSError as error:
-            raise _listen_error(port, error) from None
+            raise _listen_error(number, error) from None
         self._servers.append(server)
         chosen: int = server.sockets[0].getsockname()[1]
         return chosen
 
-    async def _listen_tls(self, port: int, context: ssl.SSLContext) -> int:
-        chosen = port
-        try:
-            for family, _kind, _protocol, _name, address in await self.loop.getaddrinfo(
-                settings.SMTP_HOST, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            ):
-                door = TlsDoor(self, lambda: SmtpSession(self, implicit_tls=True), context)
-                chosen = door.open((str(address[0]), port), family, BACKLOG)
-                self._tls_doors.append(door)
-        except OSError as error:
-            raise _listen_error(port, error) from None
+    async def _open_doors(self, number: int, port: Port) -> int:
+        chosen = number
+        for family, _kind, _protocol, _name, address in await self.loop.getaddrinfo(
+            settings.SMTP_HOST, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            door = Door(self, lambda: Session(self, port), implicit_tls=port.implicit_tls)
+            chosen = door.open((str(address[0]), chosen), family, BACKLOG)
+            self._doors.append(door)
         return chosen
 
     async def stop(self) -> None:
@@ -120,10 +127,10 @@ class Listener:
         self.is_stopping = True
         for server in self._servers:
             server.close()
-        for door in self._tls_doors:
+        for door in self._doors:
             door.close()
         for session in list(self._connections):
-            if not session.is_busy and not session.is_receiving:
+            if not session.is_busy and not session.is_in_transaction:
                 session.end(SHUTTING_DOWN)
         await self._wait_for_connections(DRAIN_SECONDS)
         for session in list(self._connections):
@@ -132,9 +139,10 @@ class Listener:
         for session in list(self._connections):
             session.abort()
         counters.gauge("smtp.connections.active", 0)
-        await self._ask(counters.stop)
-        self._database.shutdown(wait=False, cancel_futures=True)
-        self._auth.shutdown(wait=False, cancel_futures=True)
+        await self.gate.limits.close()
+        await self.directory.ask(counters.stop)
+        self.directory.close()
+        self._intake_threads.shutdown(wait=False, cancel_futures=True)
 
     async def _wait_for_connections(self, seconds: float) -> None:
         deadline = self.loop.time() + seconds
@@ -147,119 +155,83 @@ class Listener:
     def open_connections(self) -> int:
         return len(self._connections)
 
-    def admit(self, session: SmtpConnection) -> bool:
-        """Count a new connection in; False where there are too many."""
+    def admit(self, session: SmtpConnection) -> Reply | None:
+        """Count a new connection in; where there are too many, say so, leave the event and return the reply."""
         counters.add("smtp.connections.total")
-        if self.is_stopping or self.open_connections >= self.max_connections:
-            counters.add("smtp.connections.rejected")
-            group.current().note(
-                NewEvent(
-                    kind=Event.Kind.REFUSED.value,
-                    summary=f"Refused at connect: {self.open_connections} connections are open, "
-                    f"SMTP_MAX_CONNECTIONS is {self.max_connections}.",
-                    reply="" if session.implicit_tls else str(TOO_MANY),
-                    client_address=session.client_address,
-                    trace_id=session.trace_id,
-                )
+        address = session.client_address
+        together = self.open_connections + self.gate.limits.other_connections
+        if self.is_stopping:
+            reason, reply, rule = "the listener is shutting down", SHUTTING_DOWN, "shutting_down"
+        elif together >= self.max_connections:
+            reason = f"{together} connections are open, SMTP_MAX_CONNECTIONS is {self.max_connections}"
+            reply, rule = TOO_MANY, "max_connections"
+        elif 0 < self.max_connections_per_address <= self._by_address[address] and not self.gate.is_exempt(address):
+            reason = (
+                f"{self._by_address[address]} connections of {address} are open, "
+                f"SMTP_MAX_CONNECTIONS_PER_ADDRESS is {self.max_connections_per_address}"
             )
-            return False
-        self._connections.add(session)
-        counters.gauge("smtp.connections.active", self.open_connections)
-        return True
+            reply, rule = TOO_MANY_OF_YOU, "max_connections_per_address"
+        else:
+            session.is_admitted = True
+            self._connections.add(session)
+            self._by_address[address] += 1
+            self._connections_changed()
+            return None
+        counters.add("smtp.connections.rejected")
+        group.current().note(
+            NewEvent(
+                kind=Event.Kind.REFUSED.value,
+                summary=f"Refused at connect: {reason}.",
+                stage="connection",
+                rule=rule,
+                reply="" if session.implicit_tls else str(reply),
+                client_address=address,
+                trace_id=session.trace_id,
+            )
+        )
+        return reply
 
     def release(self, session: SmtpConnection) -> None:
         """Count a connection out; may be called twice."""
+        if session not in self._connections:
+            return
         self._connections.discard(session)
+        address = session.client_address
+        self._by_address[address] -= 1
+        if self._by_address[address] <= 0:
+            del self._by_address[address]
+        self._connections_changed()
+
+    def _connections_changed(self) -> None:
         counters.gauge("smtp.connections.active", self.open_connections)
+        self.gate.limits.publish_connections(self.open_connections)
 
     def is_trusted(self, client_address: str) -> bool:
-        networks = settings.SMTP_TRUSTED_NETWORKS
-        if not networks or not client_address:
-            return False
-        client = ipaddress.ip_address(client_address)
-        return any(client in network for network in networks)
+        return _is_within(client_address, settings.SMTP_TRUSTED_NETWORKS)
 
     def is_loopback(self, client_address: str) -> bool:
         return client_address.startswith("127.") or client_address == "::1"
 
-    # --- questions that need the database or Argon2: never on the loop ------------------------------------------------
-
-    async def resolve(self, address: Address) -> Resolution:
-        """What stands behind a recipient; answers are kept for a second, for many recipients come again and again."""
-        kept = self._directory.get(address)
-        if kept is not None and kept[0] > time.monotonic():
-            return kept[1]
-        asked = self._asked.get(address)
-        if asked is None:  # of many sessions that want to know at once, one asks
-            asked = self._asked[address] = self.loop.create_task(self._look_up(address))
-        return await asyncio.shield(asked)
-
-    async def _look_up(self, address: Address) -> Resolution:
-        try:
-            resolution = await self._ask(addresses.resolve, address)
-        finally:
-            del self._asked[address]
-        if len(self._directory) >= DIRECTORY_MAX_ENTRIES:
-            self._directory.clear()
-        self._directory[address] = (time.monotonic() + DIRECTORY_TTL_SECONDS, resolution)
-        return resolution
-
-    async def standing(self, account: Account, address: Address | None) -> Standing:
-        """Whether the account is still on, and holds the address; asked anew for each message, never remembered."""
-        return await self._ask(_standing, account.user_id, address)
-
-    async def verify(self, username: str, password: str) -> Account | None:
-        """Check a password in a thread of its own kind; raises `Unavailable` where too many are waiting."""
-        if self._auth_waiting >= MAX_WAITING_AUTH:
-            raise Unavailable(Reply(454, "7.0", "Temporary authentication failure"), "too many waiting for Argon2")
-        self._auth_waiting += 1
-        try:
-            return await self.loop.run_in_executor(self._auth, _guarded, _verify, username, password)
-        finally:
-            self._auth_waiting -= 1
-
-    async def _ask(self, question: Callable[..., T], *arguments: object) -> T:
-        return await self.loop.run_in_executor(self._database, _guarded, question, *arguments)
+    @property
+    def tls_context(self) -> ssl.SSLContext | None:
+        """The certificate's context as it is now; a renewed one serves the next handshake."""
+        return None if self.certificate is None else self.certificate.context
 
 
-def _guarded(question: Callable[..., T], *arguments: object) -> T:
-    """Run in a thread with a live connection; a database that is away is `Unavailable`."""
-    try:
-        return question(*arguments)
-    except DatabaseError as error:
-        connection.close()
-        raise Unavailable(Reply(451, "3.0", "Temporary lookup failure, try again later"), str(error)) from error
-    finally:
-        close_old_connections()
+def _is_within(client_address: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    if not networks or not client_address:
+        return False
+    client = ipaddress.ip_address(client_address)
+    return any(client in network for network in networks)
 
 
-def _standing(user_id: int, address: Address | None) -> Standing:
-    user = User.objects.select_related("organization").filter(pk=user_id).first()
-    if user is None or not users.may_act(user):
-        return Standing.OFF
-    if address is None or user.is_superuser or addresses.may_send_as(user, address):
-        return Standing.OWNS
-    return Standing.OWNS_NOT
-
-
-def _verify(username: str, password: str) -> Account | None:
-    user = credentials.verify(username, password)
-    if user is None:
-        return None
-    return Account(user.pk, user.username, user.organization_id, user.is_superuser)
+def _incoming_folder() -> Path:
+    """Return the folder for large messages under way: beside the data, for /tmp may be memory."""
+    folder: Path = settings.MAIL_DATA_DIR / "incoming"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def _listen_error(port: int, error: OSError) -> ListenError:
     reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be listened on ({error.strerror})"
     return ListenError(f"Port {port} on {settings.SMTP_HOST} {reason}.")
-
-
-def tls_context(certificate: str, key: str) -> ssl.SSLContext:
-    """Return a server context of TLS 1.2 and later; raises `ListenError` where the files do not serve."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ListenError(f"The certificate {certificate} with key {key} cannot be used: {error}.") from None
-    return context

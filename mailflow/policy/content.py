@@ -28,10 +28,14 @@ def check_loop(facts: HeaderFacts) -> Decision:
     return Decision("content", "loop", Verdict.ACCEPT, f"{count} Received fields show no loop")
 
 
-def check_line_ends(content: bytes) -> Decision:
-    """A bare CR or LF could mean an end of data to the next server (SMTP smuggling); only CRLF ends a line here."""
-    pairs = content.count(b"\r\n")
-    if content.count(b"\n") != pairs or content.count(b"\r") != pairs:
+def check_line_ends(*, has_bare: bool, is_binary: bool) -> Decision:
+    """A bare CR or LF could mean an end of data to the next server (SMTP smuggling); only CRLF ends a line here.
+
+    A message declared as BINARYMIME has no lines (RFC 3030 §3); what of it may go out is for its delivery to decide.
+    """
+    if is_binary:
+        return Decision("content", "binary", Verdict.ACCEPT, "declared as BINARYMIME, so it has no line ends to check")
+    if has_bare:
         reply = Reply(554, "6.0", "Message holds a bare CR or LF; lines must end with CRLF")
         return Decision(
             "content", "bare_line_end", Verdict.REJECT, "a CR or LF stands alone in the message", reply=reply

@@ -1,111 +1,106 @@
-"""Collect the octets of DATA until CRLF.CRLF (RFC 5321 §4.1.1.4, §4.5.2): in bulk, never line by line; pure.
+"""The octets of DATA and BDAT as they arrive: the end, transparency dots, line ends (RFC 5321 §4.1.1.4, §4.5.2); pure.
 
-Only CRLF "." CRLF ends the data: a dot between bare LFs or CRs is text (SMTP smuggling). Over the limit, or where all
-collectors together hold too much, the octets are counted and thrown away, so that the session can go on after its
-552 or 452.
+Only CRLF "." CRLF ends the data: a dot between bare LFs or CRs is text (SMTP smuggling). All of it works on whole
+pieces, never line by line.
 """
 
 from __future__ import annotations
 
+import re
+
 _END = b"\r\n.\r\n"
-_SLACK_OCTETS = 64 << 10
-_SLICE_OCTETS = 1 << 20
+_ANY_LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
-class OctetBudget:
-    """What the collectors of one event loop may hold together; for that loop's thread alone."""
+class DataWindow:
+    """What DATA has brought so far. `feed` it; it is complete when `feed` returns the octets behind the end.
 
-    __slots__ = ("limit", "used")
+    A caller that wants to hold little takes ready pieces out with `drain`; the pieces and `finish`, in order, are the
+    message without transparency dots.
+    """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
+    __slots__ = ("_buffer", "_is_fresh")
 
-    @property
-    def is_spent(self) -> bool:
-        return self.used >= self.limit
-
-    def take(self, octets: int) -> bool:
-        if self.used + octets > self.limit:
-            return False
-        self.used += octets
-        return True
-
-    def give_back(self, octets: int) -> None:
-        self.used -= octets
-
-
-class DataCollector:
-    """Feed it what arrives; `content` is ready when `feed` returned the octets behind the end. Then `release` it."""
-
-    def __init__(self, limit: int, budget: OctetBudget) -> None:
+    def __init__(self) -> None:
         # The leading CRLF makes an empty message, and a dot in the first column, no special case.
         self._buffer = bytearray(b"\r\n")
-        self._limit = limit
-        self._budget = budget
-        self._taken = 0
-        self._dropped = 0
-        self.is_starved = False  # the budget was spent: part of the message is gone
+        self._is_fresh = True
 
-    @property
-    def octets(self) -> int:
-        """How much has arrived, thrown away or not."""
-        return len(self._buffer) - 2 + self._dropped
-
-    @property
-    def over_limit(self) -> bool:
-        return self.octets > self._limit
+    def __len__(self) -> int:
+        return len(self._buffer)
 
     def feed(self, data: bytes | bytearray) -> bytes | None:
         """Take octets; return None while more are needed, else what stands behind the end of data."""
-        self._take(len(data))
         buffer = self._buffer
         start = max(0, len(buffer) - len(_END) + 1)
         buffer += data
         end = buffer.find(_END, start)
-        if end >= 0:
-            rest = bytes(buffer[end + len(_END) :])
-            del buffer[end + 2 :]
-            return rest
-        if self._dropped or self.is_starved or len(buffer) > self._limit + _SLACK_OCTETS:
-            self._drop()
-        return None
+        if end < 0:
+            return None
+        rest = bytes(buffer[end + len(_END) :])
+        del buffer[end + 2 :]
+        return rest
 
-    def content(self) -> bytes:
-        """Return the message without transparency dots; call it once, after the end, when nothing was thrown away.
+    def drain(self) -> bytes:
+        """Take out all that no later octet can change; a CRLF, and what follows it, stays for its dot."""
+        buffer = self._buffer
+        cut = buffer.rfind(b"\r\n")
+        if cut <= 0:  # one endless line
+            cut = len(buffer) - buffer.endswith(b"\r")
+            if cut <= len(_END):
+                return b""
+        return self._take(cut)
 
-        A large one is taken apart in slices: between them a thread that does this lets the event loop's run.
-        """
-        buffer, self._buffer = self._buffer, bytearray()
-        if b"\n." not in buffer:
-            return bytes(memoryview(buffer)[2:])
-        if len(buffer) <= _SLICE_OCTETS:
-            return bytes(memoryview(buffer.replace(b"\r\n.", b"\r\n"))[2:])
-        parts, start = [], 0
-        while start < len(buffer):
-            cut = buffer.find(b"\r\n", start + _SLICE_OCTETS)  # no slice ends between a line end and its dot
-            stop = len(buffer) if cut < 0 else cut
-            parts.append(buffer[start:stop].replace(b"\r\n.", b"\r\n"))
-            start = stop
-        del parts[0][:2]
-        return b"".join(parts)
+    def finish(self) -> bytes:
+        """Return what is left, after the end was seen."""
+        return self._take(len(self._buffer))
 
-    def release(self) -> None:
-        """Give back what the budget lent; may be called twice."""
-        self._budget.give_back(self._taken)
-        self._taken = 0
-
-    def _take(self, octets: int) -> None:
-        if self._dropped or self.is_starved:
-            return
-        if self._budget.take(octets):
-            self._taken += octets
+    def _take(self, octets: int) -> bytes:
+        buffer = self._buffer
+        if octets == len(buffer):
+            piece, self._buffer = buffer, bytearray()
         else:
-            self.is_starved = True
+            piece = buffer[:octets]
+            del buffer[:octets]
+        if b"\n." in piece:
+            piece = piece.replace(b"\r\n.", b"\r\n")
+        start, self._is_fresh = 2 * self._is_fresh, False
+        return bytes(memoryview(piece)[start:])
 
-    def _drop(self) -> None:
-        """Throw away all but what is needed to see the end of data when it comes."""
-        keep = min(len(self._buffer), len(_END))
-        self._dropped += len(self._buffer) - keep
-        del self._buffer[: len(self._buffer) - keep]
-        self.release()
+
+class ChunkWindow:
+    """The same for BDAT: octets as they come, of any chunks (RFC 3030 §2)."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+    def feed(self, data: bytes | bytearray) -> None:
+        self._buffer += data
+
+    def drain(self) -> bytes:
+        """Take out all but a CR at the end, which may be half of a line end."""
+        buffer = self._buffer
+        keep = int(buffer.endswith(b"\r"))
+        piece = bytes(memoryview(buffer)[: len(buffer) - keep])
+        self._buffer = bytearray(b"\r" * keep)
+        return piece
+
+    def finish(self) -> bytes:
+        piece, self._buffer = bytes(self._buffer), bytearray()
+        return piece
+
+
+def has_bare_line_end(octets: bytes) -> bool:
+    """Whether a CR or LF stands alone. Of pieces each is judged by itself, so no CRLF may be cut in two."""
+    pairs = octets.count(b"\r\n")
+    return octets.count(b"\n") != pairs or octets.count(b"\r") != pairs
+
+
+def with_whole_line_ends(octets: bytes) -> bytes:
+    """Return the octets with each bare CR or LF made a CRLF."""
+    return _ANY_LINE_END.sub(b"\r\n", octets)

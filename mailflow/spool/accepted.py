@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from mailflow.policy.decision import Decision
 from mailflow.smtp.envelope import Envelope
+from mailflow.spool.large import Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,17 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """One message as it will be stored: `content` is trace header section and octets as they came."""
+    """One message as it will be stored: `content` is trace header section and octets as they came.
+
+    Whoever stores or drops it calls `close` on content that is not `bytes`.
+    """
 
     message_id: str
     created_at: dt.datetime
     source: str
     envelope: Envelope
     origin: Origin
-    content: bytes
+    content: Content
     subject: str
     header_from: str
     internet_message_id: str

@@ -7,12 +7,14 @@ above 1 MiB is first committed in chunks by another thread, a transaction each, 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 from django.db import DataError, IntegrityError, OperationalError, connection, transaction
@@ -35,8 +37,18 @@ STORAGE_FULL = Reply(452, "3.1", "Insufficient system storage; try again later")
 NO_STORAGE = Reply(451, "3.0", "Message cannot be stored just now; try again later")
 
 
+class Done(Protocol):
+    """Who is to hear how it went: `resolve` is called once, on the thread of `loop`, or where that is None on any."""
+
+    loop: asyncio.AbstractEventLoop | None
+
+    def resolve(self, result: Receipt | Exception) -> None: ...
+
+
 class Waiter:
-    """What a thread waits on; event loops wait on a Future of their own."""
+    """What a thread waits on."""
+
+    loop: asyncio.AbstractEventLoop | None = None
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -57,9 +69,6 @@ class Waiter:
         return self._result
 
 
-Done = Waiter | asyncio.Future[Receipt]
-
-
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """`digest` only where the content was hashed and committed ahead."""
@@ -70,6 +79,7 @@ class _Waiting:
 
     @property
     def octets(self) -> int:
+        """What its commit has to write."""
         return 0 if self.digest else len(self.accepted.content)
 
     def encoded(self) -> write.Encoded:
@@ -95,7 +105,7 @@ class GroupCommit:
 
     def put(self, accepted: Accepted, done: Done) -> None:
         """Queue a message for the next commit; `done` gets a `Receipt` or `Unavailable`, which is raised when full."""
-        size = len(accepted.content)
+        size = _octets_in_memory(accepted)
         with self._changed:
             if self._octets + size > MAX_WAITING_OCTETS and self._octets:
                 raise Unavailable(NO_STORAGE, f"{self._octets} octets are waiting for the database already")
@@ -169,29 +179,30 @@ class GroupCommit:
 
     def _answer(self, results: Sequence[tuple[_Waiting, Receipt | Exception]]) -> None:
         """Wake the sessions; those of one event loop with a single call into it."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Receipt], Receipt | Exception]]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Done, Receipt | Exception]]] = {}
         with self._changed:
-            self._octets -= sum(len(waiting.accepted.content) for waiting, _ in results)
+            self._octets -= sum(_octets_in_memory(waiting.accepted) for waiting, _ in results)
         for waiting, result in results:
             done = waiting.done
-            if isinstance(done, Waiter):
+            if done.loop is None:
                 done.resolve(result)
             else:
-                by_loop.setdefault(done.get_loop(), []).append((done, result))
+                by_loop.setdefault(done.loop, []).append((done, result))
         for loop, answers in by_loop.items():
             with suppress(RuntimeError):  # the loop is closed: its sessions are gone, their messages are kept
                 loop.call_soon_threadsafe(_resolve, answers)
 
     def _store_large(self, accepted: Accepted, done: Done) -> None:
+        digest = hashlib.sha256()
         try:
-            digest = write.encode(accepted).digest
             for ordinal, chunk in enumerate(split(accepted.content)):
+                digest.update(chunk)
                 with transaction.atomic():
                     write.write_chunk(accepted.message_id, ordinal, chunk)
         except Exception as error:  # noqa: BLE001  (as in _commit)
             self._answer([(_Waiting(accepted, done), _unavailable(error))])
         else:
-            self._append(_Waiting(accepted, done, digest))
+            self._append(_Waiting(accepted, done, digest.hexdigest()))
 
 
 def _ring(entry_ids: Sequence[int]) -> None:
@@ -206,14 +217,16 @@ def _write(batch: Sequence[write.Encoded], notes: Sequence[events.NewEvent]) -> 
         return write.write_accepted(batch, notes)
 
 
-def _resolve(answers: Sequence[tuple[asyncio.Future[Receipt], Receipt | Exception]]) -> None:
-    for future, result in answers:
-        if future.done():  # the session went away meanwhile
-            continue
-        if isinstance(result, Exception):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
+def _resolve(answers: Sequence[tuple[Done, Receipt | Exception]]) -> None:
+    for done, result in answers:
+        try:
+            done.resolve(result)
+        except Exception:  # one session's trouble must not keep the others waiting
+            logger.exception("spool.answer_failed")
+
+
+def _octets_in_memory(accepted: Accepted) -> int:
+    return len(accepted.content) if isinstance(accepted.content, bytes) else 0
 
 
 def _unavailable(error: Exception) -> Unavailable:

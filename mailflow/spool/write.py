@@ -31,11 +31,14 @@ class Encoded:
 
 def encode(accepted: Accepted) -> Encoded:
     """Hash the content; costs about 1 ms a MiB and drops the interpreter's lock meanwhile."""
-    return Encoded(accepted, hashlib.sha256(accepted.content).hexdigest())
+    content = accepted.content
+    if not isinstance(content, bytes):
+        raise TypeError("large content is hashed while its chunks are written")
+    return Encoded(accepted, hashlib.sha256(content).hexdigest())
 
 
 def is_large(accepted: Accepted) -> bool:
-    return len(accepted.content) > CHUNK_OCTETS
+    return not isinstance(accepted.content, bytes) or len(accepted.content) > CHUNK_OCTETS
 
 
 def write_chunk(message_id: str, ordinal: int, chunk: bytes) -> None:

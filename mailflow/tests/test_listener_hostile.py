@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import hashlib
 import select
 import socket
 import threading
@@ -15,9 +17,11 @@ import pytest
 from accounts.models import Organization, User
 from mailflow import content
 from mailflow.handoff import MemoryHandoff
-from mailflow.listener import connection, limits, server
+from mailflow.listener import conduct, connection, intake, server
 from mailflow.listener.server import Listener
+from mailflow.listener.session import Session
 from mailflow.models import Event, Message
+from mailflow.spool.large import SpoolFile
 from mailflow.tests.test_listener import MAIL, connect, plain, send_mail
 from mailflow.tests.wire import Client, has_room, running_listener, until
 
@@ -54,7 +58,7 @@ def test_silence_in_the_middle_of_auth_is_ended(hasty: Listener) -> None:
 
 
 def test_a_peer_that_asks_and_never_reads_is_cut_off(hasty: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_IDLE_COMMANDS", 1_000_000)
+    monkeypatch.setattr(conduct, "MAX_IDLE_COMMANDS", 1_000_000)
     monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -86,12 +90,20 @@ def test_who_sends_steadily_may_take_longer(listener: Listener) -> None:
         began = listener.loop.time()
         begin_data(client)
         client.send(MAIL)
+        sent = len(MAIL)
         while listener.loop.time() < began + 2:  # a coarse timer looks once a second
-            had = listener.collecting.used
             client.send(block)
-            until(lambda had=had: listener.collecting.used > had)  # type: ignore[misc]
+            sent += len(block)
+            until(lambda sent=sent: arrived(listener) >= sent)  # type: ignore[misc]
         client.send(b".\r\n")
         assert client.reply().startswith("250")
+
+
+def arrived(listener: Listener) -> int:
+    """Octets of all messages that are on their way in."""
+    sessions = [session for session in listener._connections if isinstance(session, Session)]
+    transactions = [session.transaction for session in sessions if session.transaction is not None]
+    return sum(transaction.intake.octets for transaction in transactions if transaction.intake is not None)
 
 
 # --- the end of the input, the end of the service ---------------------------------------------------------------------
@@ -157,14 +169,14 @@ def test_harvesting_addresses_ends_the_session(listener: Listener) -> None:
         client.ask("EHLO x")
         client.ask("MAIL FROM:<a@b.example>")
         client.send(b"".join(b"RCPT TO:<guess%d@example.com>\r\n" % number for number in range(200)))
-        replies = [client.reply()[:9] for _ in range(limits.MAX_REFUSED_COMMANDS + 1)]
+        replies = [client.reply()[:9] for _ in range(conduct.MAX_REFUSED_COMMANDS + 1)]
         assert set(replies[:-1]) == {"550 5.1.1"}
         assert replies[-1] == "421 4.7.0"
         assert client.is_closed()
 
 
 def test_an_honest_list_with_many_dead_addresses_gets_through(listener: Listener) -> None:
-    dead = limits.MAX_REFUSED_COMMANDS - 1
+    dead = conduct.MAX_REFUSED_COMMANDS - 1
     with connect(listener) as client:
         client.ask("EHLO x")
         client.ask("MAIL FROM:<a@b.example>")
@@ -194,8 +206,8 @@ def test_chatter_that_sends_no_mail_ends_the_session(listener: Listener, chatter
 def test_a_client_that_sends_mail_may_be_as_chatty_as_it_likes(listener: Listener) -> None:
     with connect(listener) as client:
         for _ in range(3):
-            client.send(b"NOOP\r\n" * (limits.MAX_IDLE_COMMANDS - 10))
-            assert {client.reply()[:3] for _ in range(limits.MAX_IDLE_COMMANDS - 10)} == {"250"}
+            client.send(b"NOOP\r\n" * (conduct.MAX_IDLE_COMMANDS - 10))
+            assert {client.reply()[:3] for _ in range(conduct.MAX_IDLE_COMMANDS - 10)} == {"250"}
             assert send_mail(client).startswith("250")
 
 
@@ -262,36 +274,45 @@ def test_what_xtext_hides_must_be_printable(listener: Listener, command: str, ex
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_more_data_than_the_memory_is_for_is_deferred_until_there_is_room(listener: Listener) -> None:
-    listener.collecting.limit = 100_000
-    half = (b"x" * 78 + b"\r\n") * 800
-    with connect(listener) as first, connect(listener) as second:
-        begin_data(first)
-        first.send(half)
-        until(lambda: listener.collecting.used >= len(half))
-        begin_data(second)
-        second.send(half + b".\r\n")
-        assert second.reply().startswith("452 4.3.1")
-        assert send_mail(second).startswith("250")  # a small one finds room
-        first.send(b".\r\n")
-        assert first.reply().startswith("250")
-        assert send_mail(second, half).startswith("250")
-    assert listener.collecting.used == 0
+def test_what_is_too_much_for_memory_goes_to_files_and_leaves_none(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "SHARED_OCTETS", 0)  # as if a great many were sending: 64 KiB each
+    lines = b"".join(b"%076d\r\n" % number for number in range(6000))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(listener)) for _ in range(5)]
+        for client in clients:
+            begin_data(client)
+            client.send(MAIL + lines)
+        until(lambda: arrived(listener) >= 5 * len(lines))
+        assert listener.rooms.open == 5
+        for client in clients[1:]:
+            client.send(b".\r\n")
+            assert client.reply().startswith("250")
+        clients[0].socket.close()
+        until(lambda: listener.rooms.open == 0)
+    assert Message.objects.count() == 4
+    for message in Message.objects.all():
+        assert content.read(message.pk).endswith(MAIL + lines)
+        assert message.digest == hashlib.sha256(content.read(message.pk)).hexdigest()
+    assert list(listener.rooms.folder.iterdir()) == []
 
 
-def test_data_is_not_begun_where_all_memory_is_taken(listener: Listener) -> None:
-    listener.collecting.limit = len(MAIL)
-    with connect(listener) as first, connect(listener) as second:
-        begin_data(first)
-        first.send(MAIL)
-        until(lambda: listener.collecting.is_spent)
-        second.ask("EHLO x")
-        second.ask("MAIL FROM:<a@b.example>")
-        second.ask("RCPT TO:<alice@example.com>")
-        assert second.ask("DATA").startswith("452 4.3.1")
-        first.socket.close()
-        until(lambda: not listener.collecting.used)
-        assert second.ask("DATA").startswith("354")
+def test_a_large_message_is_refused_whole_where_the_disk_has_no_room(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (b"x" * 78 + b"\r\n") * 20_000
+
+    def full(_file: SpoolFile, _piece: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with connect(listener) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(SpoolFile, "append", full)
+            assert send_mail(client, MAIL + lines).startswith("452 4.3.1")
+        assert send_mail(client, MAIL + lines).startswith("250")
+    assert Message.objects.count() == 1
+    assert listener.rooms.open == 0
 
 
 def test_a_large_message_full_of_dots_is_stored_bit_for_bit(listener: Listener) -> None:
@@ -324,6 +345,8 @@ def test_switching_an_organization_off_reaches_open_sessions(
 
 def test_help_names_what_is_offered(listener: Listener) -> None:
     with connect(listener) as client:
-        assert client.ask("HELP") == "214 2.0.0 Commands: AUTH DATA EHLO HELO HELP MAIL NOOP QUIT RCPT RSET VRFY"
+        assert (
+            client.ask("HELP") == "214 2.0.0 Commands: AUTH BDAT DATA EHLO ETRN HELO HELP MAIL NOOP QUIT RCPT RSET VRFY"
+        )
         listener.auth_enabled = False
         assert "AUTH" not in client.ask("HELP")

@@ -15,8 +15,9 @@ import pytest
 from accounts.models import User
 from mailflow.certificates import ensure_self_signed
 from mailflow.handoff import MemoryHandoff
-from mailflow.listener import connection, tls_door
-from mailflow.listener.server import Listener, ListenError, tls_context
+from mailflow.listener import connection, door
+from mailflow.listener.certificate import CertificateError, CertificateSource
+from mailflow.listener.server import Listener
 from mailflow.models import Message
 from mailflow.tests.test_listener import plain
 from mailflow.tests.wire import Client, has_room, reset, running_listener, until
@@ -39,7 +40,7 @@ def secure(
     """A listener with STARTTLS on its first port and implicit TLS on its second; AUTH needs TLS for everyone."""
     settings.SMTP_PORT = 0
     settings.SMTPS_PORT = settings_port = _free_port()
-    with running_listener(tls_context(*map(str, certificate))) as running:
+    with running_listener(CertificateSource(*certificate)) as running:
         running.is_loopback = lambda client_address: False  # type: ignore[method-assign]  # as if it came from afar
         assert settings_port in running.ports  # type: ignore[attr-defined]
         yield running
@@ -125,7 +126,7 @@ def test_silence_instead_of_a_handshake_is_cut_off(secure: Listener, monkeypatch
 
 
 def test_a_silent_peer_of_implicit_tls_counts_and_is_cut_off(secure: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tls_door, "HANDSHAKE_SECONDS", 0.5)
+    monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 0.5)
     secure.max_connections = 1
     with Client(port(secure, 1), greeting=False) as client:
         until(lambda: secure.open_connections == 1)
@@ -172,5 +173,5 @@ def test_tls_older_than_1_2_is_refused(secure: Listener) -> None:
 
 def test_a_certificate_that_is_none_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "cert.pem").write_text("nothing")
-    with pytest.raises(ListenError, match="cannot be used"):
-        tls_context(str(tmp_path / "cert.pem"), str(tmp_path / "cert.pem"))
+    with pytest.raises(CertificateError, match="cannot be used"):
+        CertificateSource(tmp_path / "cert.pem", tmp_path / "cert.pem")

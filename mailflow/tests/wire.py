@@ -14,12 +14,13 @@ from types import TracebackType
 
 import uvloop
 
+from mailflow.listener.certificate import CertificateSource
 from mailflow.listener.server import Listener
 from mailflow.spool import group
 
 
 @contextmanager
-def running_listener(tls: ssl.SSLContext | None = None) -> Iterator[Listener]:
+def running_listener(certificate: CertificateSource | None = None) -> Iterator[Listener]:
     """Yield a listener that serves with the current settings; `listener.ports` are its ports."""
     started = threading.Event()
     box: dict[str, object] = {}
@@ -27,7 +28,7 @@ def running_listener(tls: ssl.SSLContext | None = None) -> Iterator[Listener]:
     async def serve() -> None:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-        listener = Listener(loop, tls_context=tls)
+        listener = Listener(loop, certificate=certificate)
         box.update(ports=await listener.start(), listener=listener, stop=stop, loop=loop)
         started.set()
         await stop.wait()
@@ -90,7 +91,7 @@ class Client:
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         assert line.endswith(b"\r"), line
-        return line[:-1].decode("ascii")
+        return line[:-1].decode()
 
     def reply(self) -> str:
         """Return one reply, its lines joined by newlines, "" where the connection is closed."""

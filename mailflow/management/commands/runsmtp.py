@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import uvloop
@@ -12,8 +14,11 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from prometheus_client import start_http_server
 
-from mailflow import counters
-from mailflow.listener.server import Listener, ListenError, tls_context
+from mailflow import counters, runtime
+from mailflow.listener.certificate import CertificateError, CertificateSource
+from mailflow.listener.server import Listener, ListenError
+
+CERTIFICATE_SECONDS = 1.0
 
 
 class Command(BaseCommand):
@@ -29,22 +34,50 @@ class Command(BaseCommand):
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._serve())
-        except ListenError as error:
+        except (ListenError, CertificateError) as error:
             raise CommandError(str(error)) from None
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        context = tls_context(settings.SMTP_TLS_CERT, settings.SMTP_TLS_KEY) if settings.SMTP_ENABLE_TLS else None
-        listener = Listener(loop, tls_context=context)
+        certificate = (
+            CertificateSource(settings.SMTP_TLS_CERT, settings.SMTP_TLS_KEY) if settings.SMTP_ENABLE_TLS else None
+        )
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
+        listener = Listener(loop, certificate=certificate)
+        watcher = runtime.Watcher("smtp")
+        await asyncio.to_thread(
+            watcher.start,
+            lambda config: _from_thread(loop, listener.configure, config.smtp),
+            lambda: _from_thread(loop, stopped.set),
+        )
         ports = await listener.start()
         counters.start()
         _serve_metrics()
+        renewal = loop.create_task(_renew(loop, certificate)) if certificate is not None else None
         self.stdout.write(f"SMTP is listening on {settings.SMTP_HOST}, ports {', '.join(map(str, ports))}.")
         await stopped.wait()
+        if renewal is not None:
+            renewal.cancel()
         await listener.stop()
+        await asyncio.to_thread(watcher.stop)
+
+
+def _from_thread(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(function, *arguments)
+
+
+async def _renew(loop: asyncio.AbstractEventLoop, certificate: CertificateSource) -> None:
+    """Look for a new certificate once a second, and at SIGHUP."""
+    wanted = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, wanted.set)
+    while True:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(wanted.wait(), CERTIFICATE_SECONDS)
+        wanted.clear()
+        await asyncio.to_thread(certificate.refresh)
 
 
 def _serve_metrics() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 MAX_BAD_COMMANDS = 10  # not understood, a session
 MAX_REFUSED_COMMANDS = 100  # understood and answered 4xx or 5xx, a session: what harvests addresses lives on these
 MAX_IDLE_COMMANDS = 100  # answered 2xx and no step towards a message, since the last accepted one
+TIRESOME_COMMANDS = 5  # not understood or refused: from then on an answer may be held back for a while
 FUTILE_RCPT_FACTOR = 2  # times SMTP_MAX_RECIPIENTS: RCPTs repeated or over that limit, since the last accepted message
 
 
@@ -15,6 +16,10 @@ class Conduct:
 
     def __init__(self) -> None:
         self._bad = self._refused = self._idle = self._futile = 0
+
+    @property
+    def is_tiresome(self) -> bool:
+        return self._bad + self._refused > TIRESOME_COMMANDS
 
     def bad(self) -> str:
         self._bad += 1

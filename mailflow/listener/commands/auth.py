@@ -1,0 +1,95 @@
+"""AUTH: who may, the exchange, and what a failure costs (RFC 4954, contract §2)."""
+
+from __future__ import annotations
+
+from mailflow import counters
+from mailflow.errors import Refused
+from mailflow.events import NewEvent
+from mailflow.limits.rules import Verdict
+from mailflow.listener.auth import Credentials, Exchange
+from mailflow.listener.commands.greeting import auth_offered
+from mailflow.listener.connection import Answer, Closed
+from mailflow.listener.session import Session
+from mailflow.models import Event
+from mailflow.smtp.reply import Reply
+from mailflow.spool import group
+
+MAX_FAILURES = 3  # of one session
+
+SUCCESSFUL = Reply(235, "7.0", "Authentication successful")
+INVALID = Reply(535, "7.8", "Authentication credentials invalid")
+TOO_MANY_FAILURES = Reply(421, "7.0", "Too many failed authentications, closing the connection")
+
+
+def auth(session: Session, argument: str) -> Answer:
+    """Begin an exchange, or go on with the one under way, for which `argument` is the client's line."""
+    exchange = session.exchange
+    if exchange is None:
+        _may_begin(session)
+        exchange = Exchange()
+        result = exchange.begin(argument)
+    else:
+        session.exchange = None
+        result = exchange.go_on(argument.encode())
+    if isinstance(result, Credentials):
+        return _verify(session, result)
+    session.exchange = exchange
+    return result
+
+
+def _may_begin(session: Session) -> None:
+    if session.account is not None:
+        raise Refused(Reply(503, "5.1", "Already authenticated"))
+    if not session.helo or session.transaction is not None:
+        raise Refused(Reply(503, "5.1", "Bad sequence of commands: AUTH needs EHLO, and no transaction"))
+    if auth_offered(session):
+        return
+    if session.listener.auth_enabled:
+        reply = Reply(538, "7.11", "Encryption is required for authentication; use STARTTLS first")
+        raise Refused(reply, rule="encryption_required")
+    raise Refused(Reply(502, "5.1", "AUTH is not offered here"))
+
+
+async def _verify(session: Session, credentials: Credentials) -> Reply:
+    counters.add("smtp.auth.attempts")
+    gate = session.listener.gate
+    if not session.is_exempt:
+        _stay_within(session, await gate.auth_may_be_tried(session.client_address, credentials.username))
+    account = await session.listener.directory.verify(credentials)
+    if account is None:
+        if not session.is_exempt:
+            await gate.auth_failed(session.client_address, credentials.username)
+        return _failed(session, credentials.username)
+    counters.add("smtp.auth.successful")
+    session.account = account
+    return SUCCESSFUL
+
+
+def _stay_within(session: Session, verdict: Verdict) -> None:
+    """No password is looked at beyond the limit: a right one would tell as much as a wrong one."""
+    if verdict.exceeded:
+        counters.add("smtp.auth.failed")
+        reply = Reply(421, "7.0", "Too many failed authentications, try again later")
+        session.cut_off(reply, verdict.rule, f"over the limit: {verdict.words}", stage="auth")
+
+
+def _failed(session: Session, username: str) -> Reply:
+    counters.add("smtp.auth.failed")
+    session.auth_failures += 1
+    group.current().note(
+        NewEvent(
+            kind=Event.Kind.AUTH_FAILED.value,
+            summary=f"Authentication as {username or '(nobody)'} failed: unknown, disabled, or a wrong password.",
+            stage="auth",
+            rule="credentials",
+            reply=str(INVALID),
+            client_address=session.client_address,
+            actor=username,
+            trace_id=session.trace_id,
+        )
+    )
+    if session.auth_failures >= MAX_FAILURES:
+        session.say(INVALID)
+        session.say(TOO_MANY_FAILURES)
+        raise Closed
+    return INVALID

@@ -1,0 +1,127 @@
+"""HELO, EHLO, STARTTLS and the commands that are no step towards a message (RFC 5321 §4.1, RFC 3207)."""
+
+from __future__ import annotations
+
+import ssl
+
+from mailflow.errors import Refused
+from mailflow.listener.connection import Answer, Closed
+from mailflow.listener.session import Declined, Session
+from mailflow.policy.decision import Verdict
+from mailflow.policy.greeting import check_greeting
+from mailflow.smtp.reply import Reply
+
+OK = Reply(250, "0.0", "OK")
+
+
+def helo(session: Session, argument: str) -> Answer:
+    _greet(session, "HELO", argument, extended=False)
+    return session.idle(Reply(250, "", session.hostname))
+
+
+def ehlo(session: Session, argument: str) -> Answer:
+    _greet(session, "EHLO", argument, extended=True)
+    return session.idle(Reply(250, "", "\n".join([f"{session.hostname} greets {session.helo}", *_keywords(session)])))
+
+
+def _greet(session: Session, verb: str, argument: str, *, extended: bool) -> None:
+    decision = check_greeting(
+        verb,
+        argument,
+        hostname=session.hostname,
+        own_addresses=session.own_addresses,
+        is_local=session.is_exempt or session.is_trusted,
+    )
+    if decision.stops:
+        raise Declined(decision)
+    session.helo = decision.saw
+    session.extended = extended
+    session.greeting_notes = [decision] if decision.verdict is Verdict.NOTE else []
+    session.forget_transaction()  # RFC 5321 §4.1.4: as RSET does
+
+
+def _keywords(session: Session) -> list[str]:
+    listener = session.listener
+    words = list(session.port.keywords)
+    if b"MAIL" in session.port.commands:
+        words.append(f"SIZE {listener.max_message_octets}")
+    if starttls_offered(session):
+        words.append("STARTTLS")
+    if auth_offered(session):
+        words.append("AUTH PLAIN LOGIN")
+    words.append("HELP")
+    return words
+
+
+def starttls_offered(session: Session) -> bool:
+    return session.listener.tls_context is not None and not session.tls
+
+
+def auth_offered(session: Session) -> bool:
+    """Over TLS, to loopback, or everywhere by setting (contract §2)."""
+    listener = session.listener
+    allowed = bool(session.tls) or not listener.auth_requires_tls or listener.is_loopback(session.client_address)
+    return listener.auth_enabled and allowed
+
+
+def starttls(session: Session, argument: str) -> Answer:
+    context = session.listener.tls_context
+    if context is None:
+        raise Refused(Reply(502, "5.1", "STARTTLS is not offered here"))
+    if session.tls:
+        raise Refused(Reply(503, "5.1", "TLS is already active"))
+    if argument:
+        raise Refused(Reply(501, "5.4", "Syntax: STARTTLS"))
+    session.say(Reply(220, "0.0", "Ready to start TLS"))
+    return _start_tls(session, context)
+
+
+async def _start_tls(session: Session, context: ssl.SSLContext) -> None:
+    await session.start_tls(context)
+    # RFC 3207 §4.2: nothing that the client told before counts.
+    session.helo, session.extended, session.account = "", False, None
+    session.forget_transaction()
+
+
+def rset(session: Session, argument: str) -> Answer:
+    if argument:
+        raise Refused(Reply(501, "5.4", "Syntax: RSET"))
+    session.forget_transaction()
+    return session.idle(OK)
+
+
+def noop(session: Session, _argument: str) -> Answer:
+    return session.idle(OK)
+
+
+def vrfy(session: Session, argument: str) -> Answer:
+    if not argument:
+        raise Refused(Reply(501, "5.4", "Syntax: VRFY address"))
+    return session.idle(Reply(252, "5.0", "Cannot verify the user, but will take mail and try to deliver it"))
+
+
+def expn(_session: Session, _argument: str) -> Answer:
+    raise Refused(Reply(502, "5.1", "EXPN is not offered here"))
+
+
+def help_(session: Session, _argument: str) -> Answer:
+    offered = {b"STARTTLS": starttls_offered(session), b"AUTH": auth_offered(session)}
+    verbs = " ".join(
+        sorted(
+            verb.decode()
+            for verb, command in session.port.commands.items()
+            if offered.get(verb, command not in (expn, not_implemented))
+        )
+    )
+    return session.idle(Reply(214, "0.0", f"Commands: {verbs}"))
+
+
+def not_implemented(_session: Session, _argument: str) -> Answer:
+    raise Refused(Reply(502, "5.1", "Command not implemented on this port"))
+
+
+def quit_(session: Session, argument: str) -> Answer:
+    if argument:
+        raise Refused(Reply(501, "5.4", "Syntax: QUIT"))
+    session.say(Reply(221, "0.0", "Bye"))
+    raise Closed

@@ -1,0 +1,158 @@
+"""MAIL and RCPT: the envelope (RFC 5321 §4.1.1.2, §4.1.1.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from accounts.addresses import Resolution
+from mailflow.errors import Refused
+from mailflow.limits.rules import WITHIN
+from mailflow.limits.rules import Verdict as LimitVerdict
+from mailflow.listener.auth import Account, Standing
+from mailflow.listener.commands.greeting import auth_offered
+from mailflow.listener.connection import Answer
+from mailflow.listener.parameters import read_envelope, read_recipient
+from mailflow.listener.session import SWITCHED_OFF, Declined, Session, Transaction
+from mailflow.policy.decision import Decision, Verdict
+from mailflow.policy.recipient import check_recipient
+from mailflow.policy.sender import check_sender
+from mailflow.smtp.envelope import Envelope, Recipient
+from mailflow.smtp.paths import SYNTAX, parse_path
+from mailflow.smtp.reply import Reply
+
+SENDER_OK = Reply(250, "1.0", "Sender OK")
+RECIPIENT_OK = Reply(250, "1.5", "Recipient OK")
+TOO_MANY_RECIPIENTS = Reply(452, "5.3", "Too many recipients; send to the rest in another transaction")
+AUTH_REQUIRED = Reply(530, "7.0", "Authentication required")
+
+
+def mail(session: Session, argument: str) -> Answer:
+    listener = session.listener
+    if not session.helo:
+        raise Refused(Reply(503, "5.1", "Send EHLO first"))
+    if session.transaction is not None:
+        raise Refused(Reply(503, "5.1", "Nested MAIL command"))
+    if session.port.needs_account and session.account is None:
+        raise Refused(AUTH_REQUIRED, "nobody sends on this port without AUTH", rule="auth_required")
+    if not listener.is_enabled:
+        session.cut_off(SWITCHED_OFF, "disabled", "reception is switched off in the configuration", stage="sender")
+    envelope = read_envelope(
+        parse_path(argument, "FROM", null_allowed=True),
+        extended=session.extended,
+        auth_offered=auth_offered(session),
+        max_octets=listener.max_message_octets,
+    )
+    verdict = WITHIN if session.is_exempt else listener.gate.message(session, envelope.reverse_path_text)
+    if session.account is not None:
+        return _mail_by_account(session, session.account, envelope, verdict)
+    if not isinstance(verdict, LimitVerdict):
+        return _mail_later(session, envelope, verdict)
+    return _begin(session, envelope, verdict, check_sender(envelope.reverse_path, authenticated_as="", may_use=False))
+
+
+async def _mail_later(session: Session, envelope: Envelope, verdict: Awaitable[LimitVerdict]) -> Reply:
+    decision = check_sender(envelope.reverse_path, authenticated_as="", may_use=False)
+    return _begin(session, envelope, await verdict, decision)
+
+
+async def _mail_by_account(
+    session: Session, account: Account, envelope: Envelope, verdict: LimitVerdict | Awaitable[LimitVerdict]
+) -> Reply:
+    if not isinstance(verdict, LimitVerdict):
+        verdict = await verdict
+    standing = await session.listener.directory.standing(account, envelope.reverse_path)
+    if standing is Standing.OFF:
+        decision = _account_is_off(account)
+    else:
+        decision = check_sender(
+            envelope.reverse_path, authenticated_as=account.username, may_use=standing is Standing.OWNS
+        )
+    return _begin(session, envelope, verdict, decision)
+
+
+def _begin(session: Session, envelope: Envelope, verdict: LimitVerdict, decision: Decision) -> Reply:
+    if decision.stops:
+        raise Declined(decision, sender=envelope.reverse_path_text)
+    if verdict.exceeded:
+        reply = Reply(450, "7.1", f"Too many messages, try again in {verdict.retry_after_seconds} s")
+        limit = Decision("sender", verdict.rule, Verdict.DEFER, f"over the limit: {verdict.words}", reply=reply)
+        raise Declined(limit, sender=envelope.reverse_path_text)
+    session.transaction = Transaction(envelope, [*session.greeting_notes, decision])
+    return SENDER_OK
+
+
+def _account_is_off(account: Account) -> Decision:
+    reply = Reply(550, "7.1", f"The account {account.username} is switched off")
+    reason = f"{account.username} or its organization was switched off after it had authenticated"
+    return Decision("sender", "account_off", Verdict.REJECT, reason, account.username, reply)
+
+
+def rcpt(session: Session, argument: str) -> Answer:
+    transaction = session.transaction
+    if transaction is None:
+        raise Refused(Reply(503, "5.1", "Send MAIL first"))
+    if transaction.intake is not None:
+        raise Refused(Reply(503, "5.1", "The content has begun: no recipients after BDAT"))
+    listener, envelope = session.listener, transaction.envelope
+    parsed = parse_path(argument, "TO", null_allowed=False, bare_postmaster_domain=listener.postmaster_domain)
+    if parsed.address is None:
+        raise Refused(SYNTAX)
+    recipient = read_recipient(parsed.address, parsed, extended=session.extended, is_smtputf8=envelope.is_smtputf8)
+    if recipient.address in transaction.addresses:
+        return _futile(session, RECIPIENT_OK)  # taken already, with the parameters of then
+    if len(envelope.recipients) >= listener.max_recipients:
+        if not transaction.is_full:  # one event tells it for all that follow
+            transaction.is_full = True
+            reason = f"{listener.max_recipients} recipients are taken, the limit of a transaction"
+            session.note_refusal("too_many_recipients", TOO_MANY_RECIPIENTS, reason)
+        return _futile(session, TOO_MANY_RECIPIENTS)
+    resolution = listener.directory.resolve(recipient.address)
+    if isinstance(resolution, Resolution):
+        return _take_recipient(session, transaction, recipient, resolution)
+    return _take_recipient_later(session, transaction, recipient, resolution)
+
+
+async def _take_recipient_later(
+    session: Session, transaction: Transaction, recipient: Recipient, resolution: Awaitable[Resolution]
+) -> Reply:
+    return _take_recipient(session, transaction, recipient, await resolution)
+
+
+def _take_recipient(session: Session, transaction: Transaction, recipient: Recipient, resolution: Resolution) -> Reply:
+    envelope = transaction.envelope
+    decision = check_recipient(
+        recipient.address,
+        resolution,
+        may_relay=_may_relay(session),
+        auth_possible=session.listener.auth_enabled,
+        declared_octets=envelope.declared_octets,
+        is_smtputf8=envelope.is_smtputf8,
+    )
+    if decision.stops:
+        raise Declined(
+            decision,
+            sender=envelope.reverse_path_text,
+            recipient=str(recipient.address),
+            organization_id=resolution.organization_id,
+        )
+    transaction.decisions.append(decision)
+    transaction.addresses.add(recipient.address)
+    envelope.recipients.append(recipient)
+    return decision.reply or RECIPIENT_OK
+
+
+def _futile(session: Session, reply: Reply) -> Reply:
+    """Answer a RCPT that changes nothing; a client that sends too long a list must not be cut off for that."""
+    too_much = session.conduct.futile_recipient(session.listener.max_recipients)
+    if too_much:
+        session.say(reply)
+        session.cut_off_for(too_much)
+    return reply
+
+
+def _may_relay(session: Session) -> str:
+    if session.account is not None:
+        return f"authenticated as {session.account.username}"
+    if session.is_trusted:
+        return f"{session.client_address} is in SMTP_TRUSTED_NETWORKS"
+    return ""

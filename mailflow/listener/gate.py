@@ -1,0 +1,76 @@
+"""The limits as a session meets them: who is counted, under which of the rules (contract §2).
+
+Who has authenticated is counted by account and no longer by address. Each question is answered at once where the limits
+know, else by something to be awaited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+from mailflow.limits import rules, subjects
+from mailflow.limits.limits import Limits
+from mailflow.limits.rules import Verdict
+
+if TYPE_CHECKING:
+    from mailflow.listener.session import Session
+
+Answer = Verdict | Awaitable[Verdict]
+
+
+class Gate:
+    """One per listener; for the thread of its loop."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._rules = rules.from_settings()
+
+    def is_exempt(self, client_address: str) -> bool:
+        return self.limits.is_exempt(client_address)
+
+    def connect(self, client_address: str) -> Answer:
+        client, known = subjects.of_client(client_address), self._rules
+        return self.limits.take_all(((known.connections, client.address), (known.network_connections, client.network)))
+
+    def command(self, session: Session) -> Answer:
+        known = self._rules
+        if session.account is not None:
+            return self.limits.take(known.account_commands, session.account.username)
+        client = subjects.of_client(session.client_address)
+        return self.limits.take_all(((known.commands, client.address), (known.network_commands, client.network)))
+
+    def message(self, session: Session, reverse_path: str) -> Answer:
+        known = self._rules
+        sender = (known.sender_messages, subjects.of_sender(reverse_path))
+        if session.account is not None:
+            return self.limits.take_all(((known.account_messages, session.account.username), sender))
+        client = subjects.of_client(session.client_address)
+        return self.limits.take_all(
+            ((known.messages, client.address), (known.network_messages, client.network), sender)
+        )
+
+    async def auth_may_be_tried(self, client_address: str, username: str) -> Verdict:
+        """Whether a password may be looked at: not after too many wrong ones, from there or for that name."""
+        for rule, subject in self._auth(client_address, username):
+            verdict = self.limits.would_exceed(rule, subject)
+            if not isinstance(verdict, Verdict):
+                verdict = await verdict
+            if verdict.exceeded:
+                return verdict
+        return rules.WITHIN
+
+    async def auth_failed(self, client_address: str, username: str) -> None:
+        """Count a failure, whether or not there is such a user."""
+        for rule, subject in self._auth(client_address, username):
+            verdict = self.limits.take(rule, subject)
+            if not isinstance(verdict, Verdict):
+                await verdict
+
+    def _auth(self, client_address: str, username: str) -> tuple[tuple[rules.Rule, str], ...]:
+        client, known = subjects.of_client(client_address), self._rules
+        return (
+            (known.auth_failures, client.address),
+            (known.network_auth_failures, client.network),
+            (known.user_name_auth_failures, subjects.of_user_name(username)),
+        )

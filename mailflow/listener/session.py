@@ -1,0 +1,359 @@
+"""The dialogue of one connection: which command a line is, and how a refusal is told, counted and kept.
+
+The commands themselves are in `commands/`, the tables that say which port has which in `ports.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn
+
+import structlog
+
+from accounts.names import Address
+from mailflow import counters
+from mailflow.errors import Refused, Unavailable
+from mailflow.events import NewEvent
+from mailflow.limits.rules import Verdict as LimitVerdict
+from mailflow.listener.auth import Account, Exchange
+from mailflow.listener.conduct import Conduct
+from mailflow.listener.connection import (
+    LINE_TOO_LONG,
+    MAX_AUTH_OCTETS,
+    SHUTTING_DOWN,
+    Answer,
+    Closed,
+    SmtpConnection,
+    plain_address,
+)
+from mailflow.listener.intake import Intake
+from mailflow.models import Event
+from mailflow.policy.decision import Decision
+from mailflow.smtp.envelope import Envelope
+from mailflow.smtp.reply import Reply
+from mailflow.spool import group
+
+if TYPE_CHECKING:
+    from mailflow.listener.server import Listener
+
+logger = structlog.get_logger(__name__)
+
+MAX_COMMAND_OCTETS = 512  # RFC 5321 §4.5.3.1.4, with CRLF; extensions add to MAIL and RCPT
+MAX_EXTENDED_COMMAND_OCTETS = 2048
+EVENT_RECIPIENTS = 5  # named in the event of a refused message
+
+INTERNAL_ERROR = Reply(451, "3.0", "Local error in processing, try again later")
+NOT_RECOGNIZED = Reply(500, "5.1", "Command not recognized")
+ONLY_ASCII = Reply(501, "5.2", "Only ASCII is understood here")
+NOT_UTF8 = Reply(501, "5.2", "Not valid UTF-8")
+TOO_SLOW = Reply(421, "4.2", "Timeout, closing the connection")
+NOT_AN_SMTP_CLIENT = Reply(421, "7.0", "This is an SMTP port")
+NO_MAIL_HERE = Reply(521, "3.2", "This host does not accept mail")
+SWITCHED_OFF = Reply(421, "3.2", "The service takes no mail just now, try again later")
+
+_HTTP_REQUEST = re.compile(rb"[A-Z]{3,8} \S+ HTTP/\d")
+_TLS_HELLO = b"\x16\x03"
+_TAKES_UTF8 = frozenset((b"MAIL", b"RCPT", b"VRFY", b"EXPN"))  # RFC 6531 §3.4, §3.7.4
+_LONGEST = {b"AUTH": MAX_AUTH_OCTETS, b"MAIL": MAX_EXTENDED_COMMAND_OCTETS, b"RCPT": MAX_EXTENDED_COMMAND_OCTETS}
+# Where a refusal is a decision about somebody's mail, and so leaves an event.
+_STAGES = {
+    b"HELO": "greeting", b"EHLO": "greeting", b"AUTH": "auth", b"MAIL": "sender", b"RCPT": "recipient",
+    b"DATA": "content", b"BDAT": "content", b"ETRN": "turn", b"ATRN": "turn", b"STARTTLS": "connection",
+}  # fmt: skip
+_RULES = {500: "syntax", 501: "syntax", 502: "not_offered", 503: "sequence", 504: "syntax", 555: "syntax"}
+
+Command = Callable[["Session", str], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """What one kind of port offers. `needs_account`: nobody sends mail here without AUTH (RFC 6409 §4.3)."""
+
+    commands: Mapping[bytes, Command]
+    keywords: tuple[str, ...] = ()  # announced besides those that depend on the session
+    implicit_tls: bool = False
+    needs_account: bool = False
+
+
+@dataclass(slots=True)
+class Transaction:
+    """One mail transaction, from MAIL to the end of its content (RFC 5321 §3.3)."""
+
+    envelope: Envelope
+    decisions: list[Decision] = field(default_factory=list)
+    addresses: set[Address] = field(default_factory=set)  # of its recipients
+    is_full: bool = False  # a recipient over the limit was refused
+    intake: Intake | None = None  # once BDAT has begun
+    has_failed: bool = False  # a chunk was refused: no further one can help (RFC 3030 §2)
+    is_over: bool = False  # its last octet has come
+    began_at: float = 0.0  # its content; of the loop's clock
+
+
+class Declined(Refused):
+    """A refusal with more to tell: the decision, and whose mail it was about."""
+
+    def __init__(
+        self, decision: Decision, *, sender: str = "", recipient: str = "", organization_id: int | None = None
+    ) -> None:
+        super().__init__(decision.reply or INTERNAL_ERROR, decision.reason, rule=decision.rule)
+        self.decision = decision
+        self.sender = sender
+        self.recipient = recipient
+        self.organization_id = organization_id
+
+
+class Session(SmtpConnection):
+    """The dialogue of one connection. Each command answers exactly once, whatever came before."""
+
+    def __init__(self, listener: Listener, port: Port) -> None:
+        super().__init__(listener, implicit_tls=port.implicit_tls)
+        self.port = port
+        self.helo = ""
+        self.extended = False
+        self.greeting_notes: Sequence[Decision] = ()  # they go with each message
+        self.account: Account | None = None
+        self.transaction: Transaction | None = None
+        self.exchange: Exchange | None = None  # an AUTH under way
+        self.taker: Callable[[bytearray], Answer] | None = None  # content under way
+        self.conduct = Conduct()
+        self.auth_failures = 0
+        self.is_exempt = True  # from the limits; known once the client is
+        self._stage = "connection"
+
+    # --- the beginning ------------------------------------------------------------------------------------------------
+
+    def greet(self) -> Answer:
+        """Greet at once, or as soon as the limits have answered."""
+        listener = self.listener
+        self.is_exempt = listener.gate.is_exempt(self.client_address)
+        if not listener.accepts_mail:
+            self.note_refusal("no_mail", NO_MAIL_HERE, "SMTP_ACCEPTS_MAIL is off: this host takes no mail at all")
+            self.say(NO_MAIL_HERE)
+            raise Closed
+        if not self.is_exempt:
+            verdict = listener.gate.connect(self.client_address)
+            if not isinstance(verdict, LimitVerdict):
+                return self._greet_later(verdict)
+            self._stay_within(verdict)
+        self.say_line(listener.greeting)
+        return None
+
+    async def _greet_later(self, verdict: Awaitable[LimitVerdict]) -> None:
+        self._stay_within(await verdict)
+        self.say_line(self.listener.greeting)
+
+    def _stay_within(self, verdict: LimitVerdict) -> None:
+        """Cut the session off where a limit is exceeded; raises `Closed`."""
+        if verdict.exceeded:
+            reply = Reply(421, "7.0", f"Too much in too short a time, try again in {verdict.retry_after_seconds} s")
+            self.cut_off(reply, verdict.rule, f"over the limit: {verdict.words}")
+
+    @property
+    def own_addresses(self) -> tuple[str, ...]:
+        """The address of ours that the client connected to."""
+        name = self.transport.get_extra_info("sockname") if self.transport is not None else None
+        return (plain_address(str(name[0])),) if isinstance(name, tuple) else ()
+
+    # --- a line -------------------------------------------------------------------------------------------------------
+
+    def obey(self, line: bytes) -> Answer:
+        if self.exchange is not None:
+            self._stage = "auth"
+            return self.port.commands[b"AUTH"](self, line.decode("ascii", "replace"))
+        if self.is_exempt:
+            return self._obey(line)
+        verdict = self.listener.gate.command(self)
+        if not isinstance(verdict, LimitVerdict):
+            return self._obey_later(verdict, line)
+        self._stay_within(verdict)
+        return self._obey(line)
+
+    async def _obey_later(self, verdict: Awaitable[LimitVerdict], line: bytes) -> Reply | None:
+        self._stay_within(await verdict)
+        answer = self._obey(line)
+        return answer if answer is None or isinstance(answer, Reply) else await answer
+
+    def _obey(self, line: bytes) -> Answer:
+        verb, _, rest = line.partition(b" ")
+        verb = verb.upper()
+        command = self.port.commands.get(verb)
+        self._stage = _STAGES.get(verb, "")
+        if command is None:
+            return self._unknown(line)
+        if len(line) + 2 > _LONGEST.get(verb, MAX_COMMAND_OCTETS):
+            raise Refused(LINE_TOO_LONG, f"a line of {len(line) + 2} octets", rule="line_too_long")
+        try:
+            argument = rest.decode("utf-8" if verb in _TAKES_UTF8 else "ascii").strip()
+        except UnicodeDecodeError:
+            raise Refused(NOT_UTF8 if verb in _TAKES_UTF8 else ONLY_ASCII, rule="syntax") from None
+        return command(self, argument)
+
+    def broke_the_rules(self, reply: Reply) -> Answer:
+        """A line that is none; an AUTH under way is over with it."""
+        self.exchange = None
+        return self._bad(reply)
+
+    def _unknown(self, line: bytes) -> Answer:
+        if _HTTP_REQUEST.match(line):
+            self.cut_off(NOT_AN_SMTP_CLIENT, "http", "an HTTP request on the SMTP port")
+        return self._bad(NOT_RECOGNIZED)
+
+    def data_received(self, data: bytes) -> None:
+        if data.startswith(_TLS_HELLO) and not (self.tls or self.is_taking_octets or self._is_closing):
+            reason = "a TLS handshake on a port that begins in clear"
+            self.note_refusal("tls_hello", NOT_AN_SMTP_CLIENT, reason, "connection")
+            self.end(NOT_AN_SMTP_CLIENT)
+            return
+        super().data_received(data)
+
+    def _wait_for_peer(self, obeyed: int) -> None:
+        if self.listener.is_stopping and self.transaction is None:
+            self.say(SHUTTING_DOWN)
+            raise Closed
+        super()._wait_for_peer(obeyed)
+
+    @property
+    def is_taking_octets(self) -> bool:
+        return self.taker is not None
+
+    @property
+    def is_in_transaction(self) -> bool:
+        return self.transaction is not None
+
+    def octets_wanted(self) -> None:
+        """The disk has caught up with this session."""
+        if self.is_taking_octets:
+            self.resume_reading()
+
+    def take_octets(self, data: bytearray) -> Answer:
+        assert self.taker is not None
+        self._stage = "content"
+        return self.taker(data)
+
+    def has_gone(self) -> None:
+        self.taker = None
+        self.forget_transaction()
+
+    def forget_transaction(self) -> None:
+        """End the transaction and give back what it holds."""
+        if self.transaction is not None and self.transaction.intake is not None:
+            self.transaction.intake.close()
+        self.transaction = None
+
+    # --- refusals -----------------------------------------------------------------------------------------------------
+
+    def decline(self, decision: Decision) -> NoReturn:
+        """Raise the refusal of the message under way."""
+        envelope = self.transaction.envelope if self.transaction else None
+        recipients = envelope.recipients[:EVENT_RECIPIENTS] if envelope else ()
+        raise Declined(
+            decision,
+            sender=envelope.reverse_path_text if envelope else "",
+            recipient=", ".join(str(recipient.address) for recipient in recipients),
+        )
+
+    def failed(self, error: Exception) -> Answer:
+        answer = self._told(error)
+        if self.transaction is not None and self.transaction.is_over:
+            self.forget_transaction()  # not sooner: the event of the refusal tells its envelope
+        return answer
+
+    def _told(self, error: Exception) -> Answer:
+        if isinstance(error, Refused):
+            self._note(error)
+            if error.reply.code == 500:
+                return self._bad(error.reply)
+            return self._judged(error.reply, self.conduct.refused())
+        if isinstance(error, Unavailable):
+            logger.error("smtp.unavailable", cause=error.cause, trace_id=self.trace_id)
+            return self._judged(error.reply, self.conduct.refused())
+        logger.error("smtp.command_failed", client_address=self.client_address, trace_id=self.trace_id, exc_info=error)
+        return self._judged(INTERNAL_ERROR, self.conduct.refused())
+
+    def _bad(self, reply: Reply) -> Answer:
+        return self._judged(reply, self.conduct.bad())
+
+    def _judged(self, reply: Reply, too_much: str) -> Answer:
+        """Say no; cut the session off where `Conduct` found a reason, and let who errs often wait for it."""
+        if too_much:
+            self.say(reply)
+            self.cut_off_for(too_much)
+        pause = self.listener.tarpit_seconds
+        if pause and not self.is_exempt and self.account is None and self.conduct.is_tiresome:
+            return self._say_late(reply, pause)
+        return reply
+
+    async def _say_late(self, reply: Reply, seconds: float) -> Reply:
+        await asyncio.sleep(seconds)
+        return reply
+
+    def idle(self, reply: Reply) -> Reply:
+        """Return the reply to a command that is no step towards a message; raises `Closed` after too many."""
+        too_much = self.conduct.idle()
+        if too_much:
+            self.say(reply)
+            self.cut_off_for(too_much)
+        return reply
+
+    def cut_off_for(self, too_much: str) -> NoReturn:
+        self.cut_off(Reply(421, "7.0", f"{too_much}, closing the connection"), "conduct", too_much)
+
+    def cut_off(self, reply: Reply, rule: str, reason: str, *, stage: str = "connection") -> NoReturn:
+        """Say why, leave the event, end; raises `Closed`."""
+        self.note_refusal(rule, reply, reason, stage)
+        self.say(reply)
+        raise Closed
+
+    def timed_out(self) -> None:
+        if self.is_taking_octets:
+            counters.add("smtp.timeouts")
+            self.note_refusal("timeout", TOO_SLOW, "the message came too slowly, or not to its end")
+        super().timed_out()
+
+    def _note(self, refusal: Refused) -> None:
+        """Leave the event of a refusal, where it is about somebody's mail."""
+        if not self._stage:
+            return
+        rule = refusal.rule or _RULES.get(refusal.reply.code, "refused")
+        if isinstance(refusal, Declined):
+            self._write_event(
+                rule, refusal.reply, refusal.reason, stage=refusal.decision.stage, sender=refusal.sender,
+                recipient=refusal.recipient, decisions=[refusal.decision], organization_id=refusal.organization_id,
+            )  # fmt: skip
+        else:
+            self.note_refusal(rule, refusal.reply, refusal.reason)
+
+    def note_refusal(self, rule: str, reply: Reply, reason: str, stage: str = "") -> None:
+        """Leave an event about what this session asks for just now."""
+        envelope = self.transaction.envelope if self.transaction else None
+        recipients = envelope.recipients[:EVENT_RECIPIENTS] if envelope else ()
+        self._write_event(
+            rule, reply, reason, stage=stage or self._stage, sender=envelope.reverse_path_text if envelope else "",
+            recipient=", ".join(str(recipient.address) for recipient in recipients),
+        )  # fmt: skip
+
+    def _write_event(
+        self, rule: str, reply: Reply, reason: str, *, stage: str, sender: str, recipient: str,
+        decisions: Sequence[Decision] = (), organization_id: int | None = None,
+    ) -> None:  # fmt: skip
+        counters.add("smtp.refused")
+        account = self.account
+        group.current().note(
+            NewEvent(
+                kind=Event.Kind.REFUSED.value,
+                summary=f"Refused at {stage or 'connection'}: {reason}{f' (from <{sender}>)' if sender else ''}.",
+                stage=stage,
+                rule=rule,
+                sender=sender,
+                recipient=recipient[:320],
+                reply=str(reply),
+                decisions=decisions,
+                client_address=self.client_address,
+                actor=account.username if account else "",
+                organization_id=organization_id or (account.organization_id if account else None),
+                trace_id=self.trace_id,
+            )
+        )

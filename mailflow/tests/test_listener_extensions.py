@@ -1,0 +1,310 @@
+"""SMTPUTF8, DSN, DELIVERBY, limits, the PROXY protocol and more at the listener, over real sockets (contract §2)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from accounts.models import User
+from mailflow import content
+from mailflow.handoff import MemoryHandoff
+from mailflow.listener import conduct
+from mailflow.listener.server import Listener
+from mailflow.models import Event, Message
+from mailflow.tests.test_listener import MAIL, connect, plain, send_mail
+from mailflow.tests.wire import Client, running_listener, until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+AUTH = "AUTH PLAIN " + plain("alice", "correct horse")
+
+
+def test_all_that_works_is_announced(listener: Listener) -> None:
+    with connect(listener) as client:
+        offered = {line[4:].partition(" ")[0] for line in client.ask("EHLO x").split("\n")[1:]}
+    assert offered == {
+        "PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "DSN", "DELIVERBY", "ENHANCEDSTATUSCODES",
+        "ETRN", "SIZE", "AUTH", "HELP",
+    }  # fmt: skip
+
+
+def test_replies_to_one_group_of_commands_leave_in_one_piece(listener: Listener) -> None:
+    with connect(listener) as client:
+        client.send(b"EHLO x\r\nNOOP\r\nMAIL FROM:<a@b.example>\r\nRSET\r\n")
+        octets = client.socket.recv(65536)
+    assert octets.count(b"\r\n250 ") + octets.startswith(b"250 ") == 4
+
+
+# --- SMTPUTF8 ---------------------------------------------------------------------------------------------------------
+
+
+def test_mail_in_any_script_comes_from_the_wire_into_the_store(
+    listener: Listener, alice: User, memory_handoff: MemoryHandoff
+) -> None:
+    User.objects.create_user("用户", "用户@example.com", "x" * 12, organization=alice.organization)
+    octets = "Subject: 你好\r\nFrom: 发件人 <发件人@例え.jp>\r\n\r\n你好\r\n".encode()
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        assert client.ask("MAIL FROM:<发件人@例え.jp> SMTPUTF8 BODY=8BITMIME").startswith("250 2.1.0")
+        assert client.ask("RCPT TO:<用户@example.com>").startswith("250 2.1.5")
+        assert client.ask("RCPT TO:<没有@example.com>").startswith("550 5.1.1")
+        client.ask("DATA")
+        client.send(octets + b".\r\n")
+        assert client.reply().startswith("250")
+    message = Message.objects.get()
+    assert (message.is_smtputf8, message.protocol, message.subject) == (True, "UTF8SMTP", "你好")
+    assert message.reverse_path == "发件人@xn--r8jz45g.jp"
+    stored = content.read(message.pk)
+    assert "for <用户@example.com>".encode() in stored
+    assert stored.endswith(octets)
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "expected"),
+    [
+        (["MAIL FROM:<用户@例え.jp>"], "550 5.6.7"),
+        (["MAIL FROM:<a@例え.jp>"], "550 5.6.7"),
+        (["MAIL FROM:<a@b.example> SMTPUTF8=yes"], "501 5.5.4"),
+        (["MAIL FROM:<a@b.example>", "RCPT TO:<用户@example.com>"], "553 5.6.7"),
+        (["MAIL FROM:<a@b.example> SMTPUTF8", "RCPT TO:<alice@example.com>"], "250 2.1.5"),
+    ],
+)
+def test_addresses_beyond_ascii_need_smtputf8(listener: Listener, dialogue: list[str], expected: str) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        assert [client.ask(command) for command in dialogue][-1].startswith(expected)
+
+
+def test_octets_that_are_no_utf8_are_a_syntax_error(listener: Listener) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.send(b"MAIL FROM:<\xff\xfe@b.example> SMTPUTF8\r\n")
+        assert client.reply().startswith("501 5.5.2")
+        client.send("NOOP é\r\n".encode())
+        assert client.reply().startswith("501 5.5.2")
+
+
+# --- what a delivery must later honour --------------------------------------------------------------------------------
+
+
+def test_dsn_and_deliverby_are_kept_with_the_message(listener: Listener, memory_handoff: MemoryHandoff) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.ask("MAIL FROM:<a@b.example> RET=HDRS ENVID=a+2Bb BY=120;NT SIZE=10 BODY=8BITMIME AUTH=<>")
+        client.ask("RCPT TO:<alice@example.com> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;Old+2Bx@b.example")
+        client.ask("DATA")
+        client.send(MAIL + b".\r\n")
+        assert client.reply().startswith("250")
+    envelope = memory_handoff.accepted[0].envelope
+    assert (envelope.dsn_return, envelope.envelope_id, envelope.body_type) == ("HDRS", "a+b", "8BITMIME")
+    assert envelope.deliver_by is not None
+    assert (envelope.deliver_by.seconds, envelope.deliver_by.mode) == (120, "NT")
+    assert envelope.recipients[0].notify == "SUCCESS,DELAY"
+    assert envelope.recipients[0].original_recipient == "rfc822;Old+x@b.example"
+
+
+@pytest.mark.parametrize(
+    ("parameter", "expected"),
+    [
+        ("BY=3600;R", "250 2.1.0"),
+        ("BY=+3600;rt", "250 2.1.0"),
+        ("BY=-60;N", "250 2.1.0"),
+        ("BY=0;N", "250 2.1.0"),
+        ("BY=0;R", "501 5.5.4"),
+        ("BY=-1;R", "501 5.5.4"),
+        ("BY=1234567890;N", "501 5.5.4"),
+        ("BY=60", "501 5.5.4"),
+        ("BY=60;X", "501 5.5.4"),
+        ("RET=ALL", "501 5.5.4"),
+        ("ENVID=" + "x" * 101, "501 5.5.4"),
+        ("BODY=BINARYMIME", "250 2.1.0"),
+        ("AUTH=e+3Dmc2@example.com", "250 2.1.0"),
+        ("AUTH=+zz", "501 5.5.4"),
+        ("SIZE=1 SIZE=2", "501 5.5.4"),
+    ],
+)
+def test_parameters_of_mail(listener: Listener, parameter: str, expected: str) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        assert client.ask(f"MAIL FROM:<a@b.example> {parameter}").startswith(expected)
+
+
+# --- submission -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header_from", "expected", "rule"),
+    [
+        (b"alice@example.com", "250", ""),
+        (b"Alice <alice@example.com>", "250", ""),
+        (b"boss@elsewhere.example", "550 5.7.1", "from_not_owned"),
+        (b"alice@example.com, boss@elsewhere.example", "550 5.7.1", "from_not_owned"),
+        (b"boss@elsewhere.example\r\nFrom: alice@example.com", "554 5.6.0", "from_twice"),
+    ],
+)
+def test_a_submission_bears_no_name_that_its_account_does_not_hold(
+    listener: Listener, header_from: bytes, expected: str, rule: str
+) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.ask(AUTH)
+        for command in ("MAIL FROM:<alice@example.com>", "RCPT TO:<a@foreign.example>", "DATA"):
+            assert client.ask(command)[0] in "23"
+        client.send(b"From: " + header_from + b"\r\nSubject: x\r\n\r\nx\r\n.\r\n")
+        assert client.reply().startswith(expected)
+        assert client.ask("NOOP").startswith("250")
+    until(lambda: Event.objects.filter(rule=rule).exists() if rule else Message.objects.exists())
+    if rule:
+        event = Event.objects.get(rule=rule)
+        assert (event.actor, event.sender, event.recipient) == ("alice", "alice@example.com", "a@foreign.example")
+        assert event.organization_id is not None
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def limited(settings: Any, **limits: int) -> Iterator[Listener]:
+    """A listener whose client is not exempt from the limits: these, and else none."""
+    settings.SMTP_PORT = settings.SMTPS_PORT = 0
+    settings.SMTP_RATE_LIMIT_EXEMPT = []
+    settings.SMTP_TARPIT_SECONDS = 0
+    for name in ("CONNECTIONS", "COMMANDS", "MESSAGES", "AUTH_FAILURES"):
+        setattr(settings, f"SMTP_RATE_LIMIT_{name}", 0)
+    for name, limit in limits.items():
+        setattr(settings, name, limit)
+    with running_listener() as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("name", "commands", "expected", "rule"),
+    [
+        ("CONNECTIONS", [], "", "limit.connections"),
+        ("COMMANDS", ["NOOP", "NOOP", "NOOP"], "421 4.7.0", "limit.commands"),
+        ("MESSAGES", ["EHLO x", *["MAIL FROM:<a@b.example>", "RSET"] * 2, "MAIL FROM:<a@b.example>"], "450 4.7.1",
+         "limit.messages"),
+        ("AUTH_FAILURES", ["EHLO x", *["AUTH PLAIN " + plain("alice", "guess")] * 2, AUTH], "421 4.7.0",
+         "limit.auth_failures"),
+        ("SENDER_MESSAGES", ["EHLO x", *["MAIL FROM:<a@b.example>", "RSET"] * 2, "MAIL FROM:<A@b.example>"],
+         "450 4.7.1", "limit.sender_messages"),
+        ("ACCOUNT_MESSAGES", ["EHLO x", AUTH, *["MAIL FROM:<alice@example.com>", "RSET"] * 2,
+                              "MAIL FROM:<alice@example.com>"], "450 4.7.1", "limit.account_messages"),
+    ],
+)  # fmt: skip
+def test_over_a_limit_the_reply_is_temporary_and_the_event_names_it(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any,
+    name: str, commands: list[str], expected: str, rule: str,
+) -> None:  # fmt: skip
+    with limited(settings, **{f"SMTP_RATE_LIMIT_{name}": 2}) as listener:
+        if not commands:
+            for _ in range(2):
+                with connect(listener) as client:
+                    assert client.greeting.startswith("220")
+            with connect(listener) as client:
+                assert client.greeting.startswith("421 4.7.0")
+        else:
+            with connect(listener) as client:
+                assert [client.ask(command) for command in commands][-1].startswith(expected)
+        until(lambda: Event.objects.filter(rule=rule).exists())
+        event = Event.objects.get(rule=rule)
+        assert event.client_address == "127.0.0.1"
+        assert f"SMTP_RATE_LIMIT_{name}" in event.summary
+
+
+def test_who_errs_often_waits_for_each_further_answer(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
+) -> None:
+    with limited(settings) as listener:
+        listener.tarpit_seconds = 3600
+        with connect(listener) as client:
+            for _ in range(conduct.TIRESOME_COMMANDS):
+                assert client.ask("NOSUCH").startswith("500")
+            client.send(b"NOSUCH\r\n")
+            client.socket.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                client.socket.recv(1)
+            with connect(listener) as other:  # nobody else waits
+                assert send_mail(other).startswith("250")
+
+
+# --- strangers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_tls_hello_on_a_port_that_begins_in_clear_is_cut_off(listener: Listener) -> None:
+    with connect(listener) as client:
+        client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200)
+        assert client.reply().startswith("421 4.7.0")
+        assert client.is_closed()
+    until(lambda: Event.objects.filter(rule="tls_hello").exists())
+
+
+def test_every_refusal_is_searchable_by_who_what_rule_and_reply(listener: Listener) -> None:
+    with connect(listener) as client:
+        for command in (
+            "EHLO bad_host!", "EHLO x", "AUTH CRAM-MD5", "MAIL FROM:a@b.example", "MAIL FROM:<a@b.example>",
+            "RCPT TO:<nobody@example.com>", "DATA",
+        ):  # fmt: skip
+            client.ask(command)
+        client.ask("RSET")
+        assert send_mail(client).startswith("250")  # its commit carries the notes along
+    found = Event.objects.filter(kind="refused").order_by("pk").values_list("stage", "rule", "sender", "reply")
+    assert [(stage, rule, sender, reply[:3]) for stage, rule, sender, reply in found] == [
+        ("greeting", "syntax", "", "501"),
+        ("auth", "mechanism", "", "504"),
+        ("sender", "syntax", "", "501"),
+        ("recipient", "unknown_user", "a@b.example", "550"),
+        ("content", "no_recipients", "a@b.example", "554"),
+    ]
+
+
+# --- behind a load balancer -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def behind(transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any) -> Iterator[Listener]:
+    """A listener that takes the PROXY protocol from loopback."""
+    settings.SMTP_PORT = settings.SMTPS_PORT = 0
+    settings.SMTP_PROXY_NETWORKS = settings.SMTP_RATE_LIMIT_EXEMPT
+    with running_listener() as running:
+        yield running
+
+
+V2 = b"\r\n\r\n\x00\r\nQUIT\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 25\r\n", "192.0.2.7"),
+        (b"PROXY TCP6 2001:db8::7 2001:db8::1 56324 25\r\n", "2001:db8::7"),
+        (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
+        (V2 + b"\x21\x11\x00\x0c" + socket.inet_aton("192.0.2.8") * 2 + struct.pack("!HH", 1, 25), "192.0.2.8"),
+        (V2 + b"\x20\x00\x00\x00", "127.0.0.1"),
+    ],
+)
+def test_the_client_behind_the_proxy_is_the_client(behind: Listener, header: bytes, expected: str) -> None:
+    with Client(behind.ports[0], greeting=False) as client:  # type: ignore[attr-defined]
+        client.send(header + b"EHLO x\r\n")
+        assert client.reply().startswith("220")
+        assert client.reply().startswith("250")
+        assert send_mail(client).startswith("250")
+    assert Message.objects.get().client_address == expected
+
+
+@pytest.mark.parametrize("header", [b"EHLO x\r\n", b"PROXY TCP4 nonsense\r\n", b"PROXY " + b"x" * 200 + b"\r\n"])
+def test_without_its_header_a_proxy_is_not_talked_to(behind: Listener, header: bytes) -> None:
+    with Client(behind.ports[0], greeting=False) as client:  # type: ignore[attr-defined]
+        client.send(header)
+        assert client.is_closed()
+    until(lambda: Event.objects.filter(rule="proxy_header").exists())
+
+
+def test_a_proxy_header_from_elsewhere_is_just_a_wrong_command(listener: Listener) -> None:
+    with connect(listener) as client:
+        assert client.ask("PROXY TCP4 192.0.2.7 198.51.100.1 56324 25").startswith("500 5.5.1")
