@@ -1,9 +1,9 @@
-"""Delivery status notifications: the report that we write to a sender (RFC 3464, RFC 6522).
+"""Delivery status notifications: the report that we write to a sender (RFC 3464, RFC 6522, RFC 6533).
 
 Pure but for reading a template: equal facts give equal octets, so a report written again has the same Message-ID.
-Everything that came from a remote system or from the message is made harmless here, once: no control character passes,
-non-ASCII becomes quoted-printable in the text and `\\x{…}` in fields (RFC 6533 §3), lengths are bounded.
-The report is 7bit throughout, so any relay takes it.
+Everything that came from a remote system or from the message is made harmless here, once (`dsn_text`). The report is
+7bit throughout, so any relay takes it; but for one whose own recipient is beyond ASCII: that needs SMTPUTF8 anyway.
+Addresses beyond ASCII, and header sections in UTF-8, have parts of their own types (RFC 6533 §4).
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import datetime as dt
 import email.header
 import email.utils
 import hashlib
-import quopri
 import re
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from django.template.loader import render_to_string
 
+from accounts.names import InvalidName, parse_address
 from queue.dsn_causes import cause_of
+from queue.dsn_original import is_whole, original_part
+from queue.dsn_text import MAX_NAME, Part, clean, encoded, field_text
 from queue.outcome import Kind, Outcome
 
-MAX_HEADER_OCTETS = 64 * 1024
-MAX_FULL_OCTETS = 1024 * 1024
-MAX_LINE_OCTETS = 998  # RFC 5322 §2.1.1, without CRLF
 _MAX_ANSWER = 900  # a field of one word must still fit one line
 _MAX_ANSWER_LINES = 12
 _MAX_SUBJECT = 150
-_MAX_NAME = 320
+_MAX_ORIGINAL_RECIPIENT = 500
 _WIDTH = 76
 
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]+@[!-;=?-~]+>\Z")
@@ -44,17 +44,28 @@ _EXPIRED = "5.4.7"
 
 @dataclass(frozen=True, slots=True)
 class RecipientFacts:
-    """One recipient's last attempt. `expired`: the time allowed has passed, whatever that attempt said."""
+    """One recipient's last attempt. `expired`: the time allowed has passed, whatever that attempt said.
+
+    `original_recipient` is ORCPT as `type;address`, decoded (RFC 3461 §4.2, RFC 6533 §3).
+    """
 
     recipient: str
     outcome: Outcome
     attempted_at: dt.datetime
     expired: bool = False
+    original_recipient: str = ""
+
+    @property
+    def is_beyond_ascii(self) -> bool:
+        return not (self.recipient.isascii() and self.original_recipient.isascii())
 
 
 @dataclass(frozen=True, slots=True)
 class DsnFacts:
-    """All that a report tells. `content` is the message as it was accepted; times are aware."""
+    """All that a report tells. `content` is the message as it was accepted; times are aware.
+
+    `is_smtputf8`: the message was declared so (RFC 6531 §3.4).
+    """
 
     hostname: str
     message_id: str
@@ -67,33 +78,49 @@ class DsnFacts:
     internet_message_id: str = ""
     envelope_id: str = ""  # as the sender meant it: decoded from xtext
     dsn_return: str = ""
+    is_smtputf8: bool = False
+
+    @property
+    def needs_smtputf8(self) -> bool:
+        """Whether the report itself needs SMTPUTF8, and 8BITMIME with it: it is written to such an address."""
+        return not self.reverse_path.isascii()
+
+    @property
+    def is_internationalised(self) -> bool:
+        return self.is_smtputf8 or self.needs_smtputf8 or any(one.is_beyond_ascii for one in self.recipients)
 
 
 def failure_dsn(facts: DsnFacts) -> bytes:
     """Return the report as a whole message with CRLF line ends; raise `ValueError` for a null reverse path."""
     if not facts.reverse_path:
         raise ValueError("a message from the null path gets no report (RFC 5321 §6.1)")
-    original_type, original_encoding, original = _original(facts)
-    text_encoding, charset, text = _encode_text(_readable(facts, full=original_type == "message/rfc822"))
+    allow_8bit = facts.needs_smtputf8
+    original = original_part(
+        facts.content,
+        wants_full=facts.dsn_return == "FULL",
+        is_smtputf8=facts.is_internationalised,
+        allow_8bit=allow_8bit,
+    )
+    described = (
+        ("Notification", _text_part(_readable(facts, full=is_whole(original)))),
+        ("Delivery report", _delivery_status(facts, action="failed", allow_8bit=allow_8bit)),
+        ("Undelivered message", original),
+    )
+    is_8bit = any(part.transfer_encoding == "8bit" for _, part in described)
     digest = _digest(facts)
     boundary = f"=_{digest}"
-    parts = (
-        (f"text/plain; charset={charset}", text_encoding, "Notification", text),
-        ("message/delivery-status", "7bit", "Delivery report", _delivery_status(facts, action="failed")),
-        (original_type, original_encoding, "Undelivered message", original),
-    )
     head = _fields(
-        f"From: Mail Delivery System <MAILER-DAEMON@{_field_text(facts.hostname)}>",
-        f"To: <{_field_text(facts.reverse_path)}>",
+        f"From: Mail Delivery System <MAILER-DAEMON@{field_text(facts.hostname)}>",
+        f"To: <{_address(facts.reverse_path)}>",
         _subject(facts.subject),
         f"Date: {email.utils.format_datetime(facts.now)}",
-        f"Message-ID: <dsn.{digest}@{_field_text(facts.hostname)}>",
+        f"Message-ID: <dsn.{digest}@{field_text(facts.hostname)}>",
         *_threading(facts.internet_message_id),
         "Auto-Submitted: auto-replied",  # RFC 3834 §5; keeps vacation programs quiet
         "MIME-Version: 1.0",
         "Content-Type: multipart/report; report-type=delivery-status;",
         f' boundary="{boundary}"',
-        "Content-Transfer-Encoding: 7bit",
+        f"Content-Transfer-Encoding: {'8bit' if is_8bit else '7bit'}",
     )
     body = b"".join(
         b"--%s\r\n%s\r\n%s\r\n"
@@ -101,12 +128,12 @@ def failure_dsn(facts: DsnFacts) -> bytes:
             boundary.encode("ascii"),
             _fields(
                 f"Content-Description: {description}",
-                f"Content-Type: {kind}",
-                f"Content-Transfer-Encoding: {encoding}",
+                f"Content-Type: {part.content_type}",
+                f"Content-Transfer-Encoding: {part.transfer_encoding}",
             ),
-            octets,
+            part.octets,
         )
-        for kind, encoding, description, octets in parts
+        for description, part in described
     )
     return head + b"\r\n" + body + b"--%s--\r\n" % boundary.encode("ascii")
 
@@ -131,8 +158,8 @@ def _readable(facts: DsnFacts, *, full: bool) -> str:
     return render_to_string(
         "dsn/failure.txt",
         {
-            "hostname": _clean(facts.hostname, _MAX_NAME),
-            "subject": _clean(facts.subject, _MAX_SUBJECT),
+            "hostname": clean(facts.hostname, MAX_NAME),
+            "subject": clean(facts.subject, _MAX_SUBJECT),
             "accepted_at": email.utils.format_datetime(facts.accepted_at),
             "message_id": facts.message_id,
             "failures": failures,
@@ -145,7 +172,7 @@ def _failure(recipient: RecipientFacts) -> dict[str, object]:
     outcome = recipient.outcome
     cause = cause_of(status_of(recipient))
     return {
-        "recipient": _clean(recipient.recipient, _MAX_NAME),
+        "recipient": _shown(recipient.recipient),
         "remote_host": _remote_host(outcome),
         "has_code": outcome.code is not None,
         "answer": _quoted_answer(outcome),
@@ -165,7 +192,7 @@ def _gave_up(recipient: RecipientFacts) -> str:
 
 def _quoted_answer(outcome: Outcome) -> str:
     """Return the answer in its own words and lines, indented, so that nothing in it can pass for our own words."""
-    lines = [_clean(line, _MAX_ANSWER) for line in outcome.reply.splitlines()[:_MAX_ANSWER_LINES]]
+    lines = [clean(line, _MAX_ANSWER) for line in outcome.reply.splitlines()[:_MAX_ANSWER_LINES]]
     if outcome.code is not None:
         lines = [f"{outcome.code} {line}" for line in lines or [""]]
     indent = "    "
@@ -177,13 +204,17 @@ def _quoted_answer(outcome: Outcome) -> str:
     return "\n".join(wrapped) or f"{indent}(no answer)"
 
 
-def _delivery_status(facts: DsnFacts, *, action: str) -> bytes:
-    """Return the part for programs: one group of fields for the message, one for each recipient (RFC 3464 §2.1)."""
-    envelope_id = _field_text(facts.envelope_id)
+def _delivery_status(facts: DsnFacts, *, action: str, allow_8bit: bool) -> Part:
+    """Return the part for programs: one group of fields for the message, one for each recipient (RFC 3464 §2.1).
+
+    It is in UTF-8, under the type for that, where an address is (RFC 6533 §4.1).
+    """
+    is_global = any(recipient.is_beyond_ascii for recipient in facts.recipients)
+    envelope_id = field_text(facts.envelope_id)
     groups = [
         _fields(
             *([f"Original-Envelope-Id: {envelope_id}"] if envelope_id else []),
-            f"Reporting-MTA: dns; {_field_text(facts.hostname)}",
+            f"Reporting-MTA: dns; {field_text(facts.hostname)}",
             f"Arrival-Date: {email.utils.format_datetime(facts.accepted_at)}",
             f"X-Mailproj-Message-ID: {facts.message_id}",
         )
@@ -193,20 +224,46 @@ def _delivery_status(facts: DsnFacts, *, action: str) -> bytes:
         remote_host = _remote_host(outcome)
         groups.append(
             _fields(
-                f"Final-Recipient: rfc822; {_field_text(recipient.recipient)}",
+                *_original_recipient(recipient.original_recipient),
+                f"Final-Recipient: {_typed(recipient.recipient)}",
                 f"Action: {action}",
                 f"Status: {status_of(recipient)}",
                 *([f"Remote-MTA: dns; {remote_host}"] if remote_host else []),
-                _diagnostic(outcome),
+                _diagnostic(outcome, is_global=is_global),
                 f"Last-Attempt-Date: {email.utils.format_datetime(recipient.attempted_at)}",
             )
         )
-    return b"\r\n".join(groups)
+    content_type = "message/global-delivery-status" if is_global else "message/delivery-status"
+    return Part(content_type, *encoded(b"\r\n".join(groups), allow_8bit=allow_8bit))
 
 
-def _diagnostic(outcome: Outcome) -> str:
+def _original_recipient(original: str) -> list[str]:
+    """Tell ORCPT as the sender gave it (RFC 3464 §2.3.1); no field where none was given."""
+    kind, semicolon, address = original.partition(";")
+    kind, address = field_text(kind, 40), clean(address, _MAX_ORIGINAL_RECIPIENT)
+    return [f"Original-Recipient: {kind}; {address}"] if kind and semicolon and address else []
+
+
+def _typed(recipient: str) -> str:
+    return f"rfc822; {field_text(recipient)}" if recipient.isascii() else f"utf-8; {_shown(recipient)}"
+
+
+def _address(text: str) -> str:
+    return field_text(text) if text.isascii() else _shown(text)
+
+
+def _shown(recipient: str) -> str:
+    """Return an address for people: one beyond ASCII in UTF-8 throughout, its domain in U-labels (RFC 6531 §3.7)."""
+    if not recipient.isascii():
+        with suppress(InvalidName):
+            return parse_address(recipient).unicode
+    return clean(recipient, MAX_NAME)
+
+
+def _diagnostic(outcome: Outcome, *, is_global: bool) -> str:
     """Name an SMTP reply as such; words of our own go under our own type (RFC 3464 §2.1.2)."""
-    answer = _field_text(outcome.reply, _MAX_ANSWER) or "no answer"
+    words = clean(outcome.reply, _MAX_ANSWER) if is_global else field_text(outcome.reply, _MAX_ANSWER)
+    answer = words or "no answer"
     text = f"X-Mailproj; {answer}" if outcome.code is None else f"smtp; {outcome.code} {answer}"
     folded = textwrap.wrap(text, _WIDTH - len("Diagnostic-Code: "), break_long_words=False, break_on_hyphens=False)
     return "Diagnostic-Code: " + "\r\n ".join(folded)
@@ -225,59 +282,14 @@ def _remote_host(outcome: Outcome) -> str:
     return f"[IPv6:{address[1]}]" if ":" in address[1] else f"[{address[1]}]"
 
 
-def _original(facts: DsnFacts) -> tuple[str, str, bytes]:
-    """Return content type, encoding and octets of what is given back.
-
-    The whole message only where the sender asked for it (RET=FULL), it is not large, and it is 7bit: `message/rfc822`
-    may not be encoded (RFC 2046 §5.2.1), and the sender's choice is a wish (RFC 3461 §4.3).
-    """
-    content = facts.content
-    if facts.dsn_return == "FULL" and len(content) <= MAX_FULL_OCTETS and _is_7bit(content):
-        return "message/rfc822", "7bit", content
-    head = _header_section(content)
-    if _is_7bit(head):
-        return "text/rfc822-headers", "7bit", head
-    return "text/rfc822-headers", "quoted-printable", _quoted_printable(head)
-
-
-def _header_section(content: bytes) -> bytes:
-    """Return the header section, cut after a whole line where it is too long; ends in CRLF."""
-    window = content[:MAX_HEADER_OCTETS]
-    if window.startswith(b"\r\n"):
-        return b""
-    head, empty_line, _ = window.partition(b"\r\n\r\n")
-    if empty_line or len(content) <= MAX_HEADER_OCTETS:
-        return head.removesuffix(b"\r\n") + b"\r\n"
-    return head[: head.rfind(b"\r\n") + 2] if b"\r\n" in head else head + b"\r\n"
-
-
-def _is_7bit(octets: bytes) -> bool:
-    """RFC 2045 §2.7: ASCII without NUL, CR and LF only together, lines that fit."""
-    pairs = octets.count(b"\r\n")
-    return (
-        octets.isascii()
-        and b"\0" not in octets
-        and octets.count(b"\r") == pairs == octets.count(b"\n")
-        and max(map(len, octets.split(b"\r\n"))) <= MAX_LINE_OCTETS
-    )
-
-
-def _encode_text(text: str) -> tuple[str, str, bytes]:
-    """Return transfer encoding, charset and octets of the readable part."""
+def _text_part(text: str) -> Part:
     octets = re.sub(r"\n{3,}", "\n\n", text.strip() + "\n").replace("\n", "\r\n").encode("utf-8")
-    if _is_7bit(octets):
-        return "7bit", "us-ascii", octets
-    return "quoted-printable", "utf-8", _quoted_printable(octets)
-
-
-def _quoted_printable(octets: bytes) -> bytes:
-    """Encode with lines of at most 76 octets; a bare CR or LF becomes a line end, as in any text part."""
-    lines = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return quopri.encodestring(lines).replace(b"\n", b"\r\n")
+    charset = "us-ascii" if octets.isascii() else "utf-8"
+    return Part(f"text/plain; charset={charset}", *encoded(octets, allow_8bit=False))
 
 
 def _subject(original: str) -> str:
-    subject = "Not delivered: " + (_clean(original, _MAX_SUBJECT) or "your message")
+    subject = "Not delivered: " + (clean(original, _MAX_SUBJECT) or "your message")
     charset = "us-ascii" if subject.isascii() else "utf-8"
     return "Subject: " + email.header.Header(subject, charset, _WIDTH, "Subject").encode(linesep="\r\n")
 
@@ -289,20 +301,7 @@ def _threading(internet_message_id: str) -> list[str]:
 
 
 def _fields(*fields: str) -> bytes:
-    return b"".join(field.encode("ascii") + b"\r\n" for field in fields)
-
-
-def _field_text(text: str, limit: int = _MAX_NAME) -> str:
-    """Make a text fit for a structured field: one line of printable ASCII, the rest as `\\x{…}`."""
-    ascii_text = "".join(char if char.isascii() else f"\\x{{{ord(char):X}}}" for char in _clean(text, limit))
-    return ascii_text if len(ascii_text) <= limit else ascii_text[: limit - 3] + "..."
-
-
-def _clean(text: str, limit: int) -> str:
-    """Drop what is not printable (controls, line ends, direction marks, lone surrogates) and runs of space."""
-    printable = "".join(char if char.isprintable() else " " for char in text[: 4 * limit])
-    one_line = " ".join(printable.split())
-    return one_line if len(one_line) <= limit else one_line[: limit - 3] + "..."
+    return b"".join(field.encode() + b"\r\n" for field in fields)
 
 
 def _digest(facts: DsnFacts) -> str:
