@@ -114,7 +114,7 @@ def decode_orcpt(value: str) -> str:
         raise Refused(Reply(501, "5.4", "ORCPT is a type, a semicolon and an encoded address"))
     if kind.lower() != "utf-8":
         return f"{kind};{decode_xtext(encoded)}"
-    if not encoded.isprintable():
+    if not _is_readable(encoded):
         raise Refused(Reply(501, "5.4", "ORCPT must be printable"))
     return f"{kind};{_decode_unitext(encoded)}"
 
@@ -137,5 +137,10 @@ def _embedded(code: str) -> str:
     if number > 0x10FFFF:
         return ""
     character = chr(number)
-    is_allowed = character in _XTEXT_SPECIALS if character.isascii() else character.isprintable()
+    is_allowed = character in _XTEXT_SPECIALS if character.isascii() else _is_readable(character)
     return character if is_allowed else ""
+
+
+def _is_readable(text: str) -> bool:
+    """Printable, or one of the two joiners that some scripts need."""
+    return text.replace("\u200c", "").replace("\u200d", "").isprintable()
