@@ -244,12 +244,8 @@ class Watcher:
         finally:
             close_old_connections()
         self._is_away = False
-        if not self._remember(found):
-            return
-        try:
+        if self._remember(found):
             self._tell(found, generation)
-        except Exception:
-            log.exception("runtime.not_applied")
 
     def _latest_generation(self) -> int:
         found = RestartRequest.objects.filter(pk=self._service).values_list("generation", flat=True).first()
@@ -268,7 +264,15 @@ class Watcher:
         if found != self._told:
             self._told = found
             log.info("runtime.changed", service=self._service, smtp=str(found.smtp), imap=str(found.imap))
-            self._on_change(found)
+            _guarded(lambda: self._on_change(found))
         if seen is not None and generation > seen:
             log.info("runtime.restart", service=self._service, generation=generation)
-            self._on_restart()
+            _guarded(self._on_restart)
+
+
+def _guarded(tell: Callable[[], None]) -> None:
+    """Call back; whoever cannot bear a change is restarted all the same, and hears of the next."""
+    try:
+        tell()
+    except Exception:
+        log.exception("runtime.not_applied")

@@ -142,7 +142,8 @@ def test_a_watcher_outlives_a_database_in_trouble_and_a_callback_that_breaks() -
             assert runtime.current().max_workers == 8
         heard.fails = True
         put(max_workers=9)
-        until(lambda: runtime.current().max_workers == 9 and len(heard.configs) == 2)
+        runtime.request_restart("smtp", actor="test")
+        until(lambda: runtime.current().max_workers == 9 and len(heard.configs) == 2 and heard.restarts == 1)
         heard.fails = False
         put(max_workers=10)
         until(lambda: len(heard.configs) == 3)
