@@ -30,7 +30,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is searched for; what is empty does not matter. Addresses and actors match whole, whatever their case."""
+    """What is searched for; what is empty does not matter. Addresses and actors match whole, whatever their case.
+
+    `refusals`: what was refused and became no message.
+    """
 
     kinds: Collection[str] = ()
     refusals: bool = False
@@ -48,7 +51,8 @@ class Wanted:
 
     @property
     def among_refusals(self) -> bool:
-        return self.refusals or (bool(self.kinds) and set(self.kinds) <= set(Event.REFUSALS))
+        """Whether only events of no message are searched; a refused one may belong to one, so its kind says nothing."""
+        return self.refusals or set(self.kinds) == {Event.Kind.AUTH_FAILED}
 
     @property
     def is_indexed(self) -> bool:

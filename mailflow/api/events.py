@@ -76,7 +76,7 @@ class EventFilter(serializers.Serializer[Any]):
 
     kind = serializers.MultipleChoiceField(choices=Event.Kind.choices, required=False, help_text="May be repeated.")
     refusals = serializers.BooleanField(
-        required=False, help_text="`true`: only what was refused, authentication included."
+        required=False, help_text="`true`: only what was refused and became no message, authentication included."
     )
     stage = serializers.CharField(required=False, help_text="connection, greeting, auth, sender, recipient, content …")
     rule = serializers.CharField(required=False, help_text="Such as relay_denied.")

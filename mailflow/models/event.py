@@ -5,13 +5,13 @@ from __future__ import annotations
 from django.db import models
 from django.db.models.functions import Lower
 
-_NO_MESSAGE = models.Q(message_id="")  # refusals: their indexes cost nothing where mail is accepted and delivered
+_NO_MESSAGE = models.Q(message_id="")  # their indexes cost nothing where mail is accepted and delivered
 
 
 class Event(models.Model):
     """One row is one step of a message, or one refusal that no message came of; rows are never changed.
 
-    Refusals (`REFUSALS`) have no message, so what they are searched by is indexed for them alone.
+    What refusals of no message (kinds `REFUSALS`) are searched by is indexed for them alone.
 
     `decisions` holds the list of decision values that led there, in order: each with `stage`, `rule`, `outcome`, `saw`,
     `reason` (see `mailflow.policy.decision`).

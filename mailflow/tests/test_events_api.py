@@ -183,6 +183,13 @@ def test_what_is_searched_for_is_found(some: User, query: str, expected: str) ->
     assert "limit" in query or ", ".join(reversed(found)) == expected
 
 
+def test_a_refusal_that_belongs_to_a_message_is_found_by_its_kind(root: User) -> None:
+    event("late", message_id=message().pk)
+    event("at the door")
+    assert told(root, "kind=refused") == ["at the door", "late"]
+    assert told(root, "refusals=true") == ["at the door"]
+
+
 def test_a_span_of_time_is_searched(root: User) -> None:
     event("old", ago=3 * 86400)
     event("new", ago=60)
