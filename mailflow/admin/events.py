@@ -35,7 +35,7 @@ EVENT_COLOURS = {
 }
 
 
-STAGES = ["connection", "greeting", "auth", "sender", "recipient", "content", "send"]
+STAGES = ["connection", "greeting", "auth", "sender", "recipient", "header_from", "content", "send"]
 LATEST = 2_000  # so many refusals are looked through for the names of rules
 SHOWN = 500  # characters of a decision's text
 _DECISION_COLUMNS = ("stage", "rule", "outcome", "reason")
@@ -49,7 +49,7 @@ class StageFilter(admin.SimpleListFilter):
     parameter_name = "stage"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(stage, stage.capitalize()) for stage in STAGES]
+        return [(stage, stage.replace("_", " ").capitalize()) for stage in STAGES]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(message_id="", stage=self.value()) if self.value() else queryset
