@@ -278,6 +278,7 @@ def test_a_blind_copy_beyond_ascii_is_declared_and_stays_blind(key: str) -> None
 
 
 def test_a_person_sends_from_an_own_address_in_any_script(alice: User) -> None:
+    assert alice.organization is not None
     Domain.objects.create(name="例え.jp", organization=alice.organization, is_trusted=True)
     User.objects.filter(pk=alice.pk).update(email="用户@例え.jp")
     for sender in (None, "用户 <用户@xn--r8jz45g.jp>", "其他@例え.jp"):

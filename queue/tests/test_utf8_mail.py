@@ -35,6 +35,7 @@ ASCII_CONTENT = b"Subject: Lunch\r\nMessage-ID: <m@example.com>\r\n\r\nShall we?
 @pytest.fixture
 def user(alice: User) -> User:
     """A mailbox beyond ASCII, in a domain of Alice's organization."""
+    assert alice.organization is not None
     Domain.objects.create(name="例え.jp", organization=alice.organization, is_trusted=True)
     return User.objects.create_user("yonghu", USER_SHOWN, "x", organization=alice.organization)
 
