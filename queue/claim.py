@@ -34,6 +34,7 @@ class Parcel:
     organization_id: int | None
     dsn_return: str
     envelope_id: str
+    is_smtputf8: bool
     content: bytes | None = None  # read ahead, where the message is small
 
 
@@ -41,6 +42,7 @@ _PARCEL_COLUMNS = (
     "pk", "message_id", "recipient", "domain", "attempts", "max_attempts", "created_at", "expires_at", "notify",
     "original_recipient", "message__reverse_path", "message__body_type", "message__size_octets", "message__digest",
     "message__trace_id", "message__organization_id", "message__dsn_return", "message__envelope_id",
+    "message__is_smtputf8",
 )  # fmt: skip
 
 

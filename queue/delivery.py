@@ -126,6 +126,7 @@ async def _carry(
         recipients=[parcel.recipient for parcel in parcels],
         content=octets,
         body_type=first.body_type,
+        is_smtputf8=first.is_smtputf8,
     )
     return await transport.deliver(job, route)
 

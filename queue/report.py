@@ -40,29 +40,30 @@ def failure_reports(message: Message, failures: Sequence[Failure], *, original: 
     if silence:
         events.record([_event(message, Event.Kind.DSN_WITHHELD, f"No failure report was sent: {silence}.")])
         return []
-    report = failure_dsn(
-        DsnFacts(
-            hostname=settings.SMTP_HOSTNAME,
-            message_id=message.pk,
-            reverse_path=message.reverse_path,
-            accepted_at=message.created_at,
-            recipients=[
-                RecipientFacts(parcel.recipient, outcome, at, expired=_ran_out_of_time(parcel, outcome))
-                for parcel, outcome, at in wanted
-            ],
-            content=original,
-            now=now,
-            subject=message.subject,
-            internet_message_id=message.internet_message_id,
-            envelope_id=message.envelope_id,
-            dsn_return=message.dsn_return if message.size_octets <= len(original) else "HDRS",
-        )
+    facts = DsnFacts(
+        hostname=settings.SMTP_HOSTNAME,
+        message_id=message.pk,
+        reverse_path=message.reverse_path,
+        accepted_at=message.created_at,
+        recipients=[_recipient_facts(*failure) for failure in wanted],
+        content=original,
+        now=now,
+        subject=message.subject,
+        internet_message_id=message.internet_message_id,
+        envelope_id=message.envelope_id,
+        dsn_return=message.dsn_return if message.size_octets <= len(original) else "HDRS",
+        is_smtputf8=message.is_smtputf8,
     )
     submission = receiver.Submission(
         source=Message.Source.DSN.value,
-        envelope=Envelope(None, [Recipient(parse_address(message.reverse_path), notify="NEVER")]),
+        envelope=Envelope(
+            None,
+            [Recipient(parse_address(message.reverse_path), notify="NEVER")],
+            body_type="8BITMIME" if facts.needs_smtputf8 else "",
+            is_smtputf8=facts.needs_smtputf8,
+        ),
         origin=Origin(protocol="INTERNAL", trace_id=message.trace_id, organization_id=message.organization_id),
-        content=report,
+        content=failure_dsn(facts),
     )
     try:
         entry_ids = receiver.accept_within([submission])
@@ -74,6 +75,16 @@ def failure_reports(message: Message, failures: Sequence[Failure], *, original: 
     words = f"A failure report goes to the sender <{message.reverse_path}>."
     events.record([_event(message, Event.Kind.DSN_SENT, words)])
     return entry_ids
+
+
+def _recipient_facts(parcel: Parcel, outcome: Outcome, attempted_at: dt.datetime) -> RecipientFacts:
+    return RecipientFacts(
+        parcel.recipient,
+        outcome,
+        attempted_at,
+        expired=_ran_out_of_time(parcel, outcome),
+        original_recipient=parcel.original_recipient,
+    )
 
 
 def _ran_out_of_time(parcel: Parcel, outcome: Outcome) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from accounts.models.fields import validate_address
+from accounts.models.fields import LocalPartField, validate_address
+from accounts.names import fold
 
 CATCH_ALL = "*"
 MAX_TARGETS = 100
@@ -31,7 +32,7 @@ class Alias(models.Model):
         MOVED = "moved", "Refuse, and tell the sender the target (551)"
 
     domain = models.ForeignKey("accounts.Domain", models.CASCADE, related_name="aliases")
-    local_part = models.CharField(max_length=64, help_text="In lower case; * is the catch-all.")
+    local_part = LocalPartField(help_text="Kept in lower case; * is the catch-all.")
     targets = models.JSONField(validators=[validate_targets], help_text="Addresses that the mail is forwarded to.")
     announcement = models.CharField(
         max_length=10,
@@ -51,6 +52,6 @@ class Alias(models.Model):
         return f"{self.local_part}@{self.domain.name}"
 
     def clean(self) -> None:
-        self.local_part = self.local_part.lower()
+        self.local_part = fold(self.local_part)
         if self.announcement != self.Announcement.SILENT and isinstance(self.targets, list) and len(self.targets) != 1:
             raise ValidationError({"announcement": "A sender can be told of one target only; this alias has others."})

@@ -1,25 +1,34 @@
-"""What the API shows of a message's octets: sender, subject, text and preview (RFC 2045, RFC 2047).
+"""What the API shows of a message's octets: sender, subject, text and preview (RFC 2045, RFC 2047, RFC 6532).
 
-Received mail may be anything, so it is parsed in bounds and with `compat32` alone; what cannot be read is shown empty
-or as it is, and nothing is raised.
+Received mail may be anything, so it is parsed in bounds and by the rules of `compat32` alone; what cannot be read is
+shown empty or as it is, and nothing is raised.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
-from email.errors import MessageError
-from email.header import decode_header, make_header
 from email.message import Message
 from email.parser import BytesHeaderParser
 from email.utils import parseaddr
+
+from mailflow.message.headers import decode_words
 
 HEAD_OCTETS = 65536  # of a message in a list; a message on its own is read whole up to MAX_OCTETS
 MAX_OCTETS = 1024 * 1024
 PREVIEW_CHARACTERS = 200
 MAX_PARTS = 200
 MAX_NESTING = 20
+
+
+class _Utf8Headers(policy.Compat32):
+    """Reads header fields in UTF-8, where the standard one puts a mark in place of every octet beyond ASCII."""
+
+    def header_fetch_parse(self, name: str, value: str) -> str:
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+_POLICY = _Utf8Headers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +67,13 @@ def _parsed(octets: bytes) -> Message:
     """Parse the structure too, unless it nests as no honest message does: a line costs a look for each open level."""
     folded = octets.lower()
     if folded.count(b"multipart/") + folded.count(b"message/") > MAX_NESTING:
-        return BytesHeaderParser(policy=policy.compat32).parsebytes(octets.partition(b"\r\n\r\n")[0])
-    return message_from_bytes(octets, policy=policy.compat32)
+        return BytesHeaderParser(policy=_POLICY).parsebytes(octets.partition(b"\r\n\r\n")[0])
+    return message_from_bytes(octets, policy=_POLICY)
 
 
 def decoded(value: object) -> str:
     """Decode encoded words; a value that cannot be decoded stays as it is, without what no text may hold."""
-    text = str(value).replace("\r\n", "").replace("\n", "")
-    with suppress(LookupError, ValueError, MessageError):
-        text = str(make_header(decode_header(text)))
+    text = decode_words(str(value).replace("\r\n", "").replace("\n", ""))
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 

@@ -75,11 +75,15 @@ def decode_text(value: bytes) -> str:
     """
     raw = _cut(value).decode("utf-8", "replace").strip()
     text = _FOLD.sub(" ", raw) if "\n" in raw or "\t" in raw or "\r" in raw else raw
-    if "=?" in text:
-        text = _WORDS.sub(_decoded_words, text)
+    text = decode_words(text)
     if not text.isprintable():
         text = "".join(character if character.isprintable() else "\ufffd" for character in text)
     return text
+
+
+def decode_words(text: str) -> str:
+    """Return a text with its encoded words decoded (RFC 2047) and the rest as it is, whatever the rest holds."""
+    return _WORDS.sub(_decoded_words, text) if "=?" in text else text
 
 
 def _cut(value: bytes) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import email
+from email.message import Message as EmailMessage
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from django.conf import LazySettings
@@ -12,12 +14,13 @@ from django.db import transaction
 from accounts.dns.memory import MemoryResolver
 from accounts.models import Alias, Domain, User
 from accounts.names import parse_address
-from mailflow import receiver
+from mailflow import content, receiver
 from mailflow.mailboxes import read_copy
-from mailflow.models import FiledMessage, Message
+from mailflow.models import Event, FiledMessage, Message
 from mailflow.smtp.envelope import Envelope, Recipient
 from mailflow.spool.accepted import Origin
-from queue.models import Entry
+from queue.models import Attempt, Entry
+from queue.outcome import failed, from_reply
 from queue.tests.conftest import open_entries, running_engine, wait_until
 from queue.tests.mail import client_of
 from queue.transports.memory import MemoryTransport
@@ -134,3 +137,97 @@ def test_an_address_beyond_ascii_travels_in_the_form_for_the_wire(alice: User, r
     ((job, _),) = transport.jobs
     assert list(job.recipients) == ["Δοκιμή@xn--hxajbheg2az3al.xn--jxalpdlp"]
     assert job.reverse_path == "žofie@example.com" and job.content.endswith(CONTENT)
+
+
+NO_SMTPUTF8 = failed(
+    "the recipient's address holds characters beyond ASCII, which need SMTPUTF8, and the next hop does not offer it",
+    transport="smtp",
+    enhanced_code="5.6.7",
+    next_hop="mx.x.example[198.41.0.4]:25",
+)
+
+
+def test_the_owner_reads_header_and_text_in_utf8(user: User) -> None:
+    deliver(accept(USER_SHOWN))
+    message_id = Message.objects.get().pk
+    for shown in (
+        client_of(user).get("/emails").json()["emails"][0],
+        client_of(user).get(f"/emails/{message_id}").json(),
+    ):
+        assert (shown["sender"], shown["subject"], shown["body"]) == ("žofie@example.com", "Příliš", "Žluťoučký kůň\n")
+    assert shown["headers"]["To"] == "<用户@例え.jp>" and shown["headers"]["From"] == "Žofie <žofie@example.com>"
+
+
+def test_what_was_declared_goes_with_the_message_to_the_transport(alice: User, resolver: MemoryResolver) -> None:
+    transport = MemoryTransport()
+    deliver(accept("bob@x.example", sender="alice@example.com", octets=ASCII_CONTENT), transport, resolver)
+    deliver(
+        accept("bob@x.example", sender="alice@example.com", octets=ASCII_CONTENT, is_smtputf8=False),
+        transport,
+        resolver,
+    )
+    assert [job.is_smtputf8 for job, _ in transport.jobs] == [True, False]
+
+
+def test_a_failure_is_reported_to_a_sender_beyond_ascii_by_an_internationalised_report(
+    user: User, resolver: MemoryResolver
+) -> None:
+    transport = MemoryTransport()
+    transport.script["Ž@x.example"].append(NO_SMTPUTF8)
+    deliver(accept("Ž@x.example", sender=USER, original_recipient="utf-8;Ž@Old.example"), transport, resolver)
+    report = Message.objects.get(source="dsn")
+    assert (report.is_smtputf8, report.body_type, report.recipients) == (True, "8BITMIME", [USER])
+    octets = content.read(report.pk)
+    assert f"for <{USER_SHOWN}>;".encode() in octets and f"\r\nTo: <{USER_SHOWN}>\r\n".encode() in octets
+    for line in (
+        "Original-Recipient: utf-8; Ž@Old.example",
+        "Final-Recipient: utf-8; Ž@x.example",
+        "Status: 5.6.7",
+        "Content-Type: message/global-headers",
+    ):
+        assert f"\r\n{line}\r\n".encode() in octets
+    assert FiledMessage.objects.get().mailbox.user_id == user.pk
+    assert Event.objects.filter(kind="bounced", summary__contains="Ž@x.example").exists()
+
+
+def test_a_failure_is_reported_to_a_sender_in_ascii_by_a_report_that_goes_anywhere(
+    alice: User, resolver: MemoryResolver
+) -> None:
+    transport = MemoryTransport()
+    transport.script["Ž@x.example"].append(NO_SMTPUTF8)
+    deliver(accept("Ž@x.example", sender="alice@example.com", octets=ASCII_CONTENT), transport, resolver)
+    report = Message.objects.get(source="dsn")
+    assert not report.is_smtputf8 and content.read(report.pk).isascii()
+    whole = email.message_from_bytes(content.read(report.pk))
+    text, status, _ = cast("list[EmailMessage]", whole.get_payload())
+    assert status.get_content_type() == "message/global-delivery-status"
+    told = cast(bytes, text.get_payload(decode=True)).decode()
+    assert "<Ž@x.example>" in told and "SMTPUTF8" in told
+
+
+@pytest.mark.parametrize("original", ["rfc822;bob@old.example", ""])
+def test_the_original_recipient_of_ascii_mail_is_told_too(alice: User, resolver: MemoryResolver, original: str) -> None:
+    transport = MemoryTransport()
+    transport.script["bob@x.example"].append(from_reply(550, "5.1.1 nobody", transport="smtp"))
+    ids = accept(
+        "bob@x.example",
+        sender="alice@example.com",
+        octets=ASCII_CONTENT,
+        original_recipient=original,
+        is_smtputf8=False,
+    )
+    deliver(ids, transport, resolver)
+    octets = content.read(Message.objects.get(source="dsn").pk)
+    assert octets.isascii() and b"Content-Type: message/delivery-status\r\n" in octets
+    assert (b"\r\nOriginal-Recipient: rfc822; bob@old.example\r\n" in octets) is bool(original)
+    assert (b"Original-Recipient" in octets) is bool(original)
+
+
+def test_an_alias_is_kept_folded_and_found_in_any_form(user: User) -> None:
+    domain = Domain.objects.get(name="例え.jp")
+    alias = Alias.objects.create(domain=domain, local_part="Stra\u00dfe-O\u0308ST\u03a3", targets=[USER_SHOWN])
+    assert alias.local_part == Alias.objects.get().local_part == "strasse-östσ"
+    for written in ("STRASSE-ÖSTΣ", "straße-öst\u03c2", "Strasse-o\u0308stσ+tag"):
+        deliver(accept(f"{written}@例え.jp"))
+    assert FiledMessage.objects.count() == 3
+    assert Attempt.objects.filter(outcome="failed").count() == 0

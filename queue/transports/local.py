@@ -103,7 +103,7 @@ def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Ou
             body_type=parcel.body_type,
             dsn_return=parcel.dsn_return,
             envelope_id=parcel.envelope_id,
-            is_smtputf8=_is_smtputf8(reverse_path, targets) or has_utf8_header(top) or has_utf8_header(content),
+            is_smtputf8=parcel.is_smtputf8 or _is_smtputf8(reverse_path, targets) or has_utf8_header(content),
         ),
         origin=Origin(
             protocol="INTERNAL",
