@@ -14,7 +14,20 @@ from mailproj import embedded_redis
 from mailproj.ports import free_port
 from mailproj.processes import command
 
-_OURS = ("SMTP_", "SMTPS_", "RELAY_", "DATABASE_", "REDIS_", "MAIL_", "HTTP_", "QUEUE_", "OUTBOUND_", "LOG_", "DJANGO_")
+_OURS = (
+    "SMTP_",
+    "SMTPS_",
+    "RELAY_",
+    "DATABASE_",
+    "REDIS_",
+    "MAIL_",
+    "HTTP_",
+    "QUEUE_",
+    "OUTBOUND_",
+    "LOG_",
+    "DJANGO_",
+    "ODMR_",
+)
 
 
 @dataclass(slots=True)
@@ -70,6 +83,14 @@ def start(
         "SMTP_ENABLE_TLS": "false",
         "SMTP_TRUSTED_NETWORKS": "127.0.0.0/8",
         "SMTP_MAX_CONNECTIONS": "1000",
+        "ODMR_PORT": "0",
+        # The limits are on, and never reached.
+        "SMTP_RATE_LIMIT_EXEMPT": "none",
+        "SMTP_MAX_CONNECTIONS_PER_ADDRESS": "1000",
+        **{
+            f"SMTP_RATE_LIMIT_{name}": "100000000"
+            for name in ("CONNECTIONS", "COMMANDS", "MESSAGES", "SENDER_MESSAGES", "ACCOUNT_MESSAGES")
+        },
         "LOG_LEVEL": "error",
         **(settings or {}),
     }

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from bisect import bisect_left
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping
 
 from django.db import Error, connection, transaction
@@ -31,6 +31,15 @@ HISTOGRAMS: Mapping[str, tuple[int, ...]] = {
     "message_octets": (1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864),
 }
 OVER = "inf"
+MAX_COUNTED = 2000  # single counts kept before they are summed up
+
+
+def bucket_name(name: str, bound: object) -> str:
+    return f"{name}.le_{bound}"
+
+
+_BUCKET_NAMES = {name: [bucket_name(name, bound) for bound in (*bounds, OVER)] for name, bounds in HISTOGRAMS.items()}
+_SUM_NAMES = {name: f"{name}.sum_thousandths" for name in HISTOGRAMS}
 
 
 class Counters:
@@ -44,6 +53,7 @@ class Counters:
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._sums: dict[str, int] = defaultdict(int)
+        self._counted: deque[tuple[str, int]] = deque()
         self._gauges: dict[str, int] = {}
         self._changed = False
         self._renewed = 0.0
@@ -57,26 +67,35 @@ class Counters:
             self.gauge(STARTED, time.time_ns() // 1_000_000)
 
     def add(self, name: str, amount: int = 1) -> None:
+        # A deque's append needs no lock, which threads that count at the same time would wait for.
+        self._counted.append((name, amount))
+        if len(self._counted) > MAX_COUNTED:
+            self._sum_up()
+        if self._thread is None:
+            self._ensure_thread()
+
+    def _sum_up(self) -> None:
+        """Add what was counted to the sums."""
         with self._lock:
-            self._sums[name] += amount
-        self._ensure_thread()
+            for _ in range(len(self._counted)):
+                name, amount = self._counted.popleft()
+                self._sums[name] += amount
 
     def gauge(self, name: str, value: int) -> None:
         """Say what a live figure of this process is now."""
         with self._lock:
             self._changed = self._changed or self._gauges.get(name) != value
             self._gauges[name] = value
-        self._ensure_thread()
+        if self._thread is None:
+            self._ensure_thread()
 
     def observe(self, name: str, value: float) -> None:
         """Put a value into one of `HISTOGRAMS`; its sum is kept in thousandths."""
         bounds = HISTOGRAMS[name]
         place = bisect_left(bounds, value)
-        bucket = bucket_name(name, bounds[place] if place < len(bounds) else OVER)
-        with self._lock:
-            self._sums[bucket] += 1
-            self._sums[f"{name}.sum_thousandths"] += round(value * 1000)
-        self._ensure_thread()
+        bucket = _BUCKET_NAMES[name][place]
+        self.add(bucket)
+        self.add(_SUM_NAMES[name], round(value * 1000))
 
     def start(self) -> None:
         """Write from now on, in a thread of this process and of every process forked from it."""
@@ -97,6 +116,7 @@ class Counters:
     def flush(self) -> None:
         """Add what was counted since the last time; on a database error it is kept for the next."""
         with self._flushing:
+            self._sum_up()
             with self._lock:
                 sums, self._sums = self._sums, defaultdict(int)
                 gauges = dict(self._gauges) if self._gauges_are_due() else {}
@@ -156,10 +176,6 @@ def _add(amounts: list[tuple[str, int]]) -> None:
             f" ON CONFLICT (name) DO UPDATE SET value = {table}.value + excluded.value",
             [value for pair in amounts for value in pair],
         )
-
-
-def bucket_name(name: str, bound: object) -> str:
-    return f"{name}.le_{bound}"
 
 
 _own = Counters()

@@ -15,7 +15,7 @@ from django.utils import timezone
 from mailflow.ids import new_row_id
 from mailflow.models import Event
 from mailflow.policy.decision import Decision
-from mailflow.spool.insert import bulk_insert
+from mailflow.spool.insert import JsonText, bulk_insert, encode_json
 
 _FIELDS = (
     "id", "created_at", "kind", "message_id", "entry_id", "stage", "rule", "sender", "recipient", "summary", "reply",
@@ -72,21 +72,27 @@ def _rows(events: Iterable[NewEvent]) -> list[tuple[Any, ...]]:
                 event.kind,
                 event.message_id,
                 event.entry_id,
-                clean_text(stage, 20),
-                clean_text(rule, 64),
-                clean_text(event.sender, 320),
-                clean_text(event.recipient, 320),
+                stage and clean_text(stage, 20),
+                rule and clean_text(rule, 64),
+                event.sender and clean_text(event.sender, 320),
+                event.recipient and clean_text(event.recipient, 320),
                 clean_text(event.summary),
-                clean_text(event.reply),
-                [decision.as_json() for decision in event.decisions],
+                event.reply and clean_text(event.reply),
+                JsonText(f"[{','.join(map(_decision_json, event.decisions))}]"),
                 event.client_address,
                 client_key(event.client_address) if event.client_address else "",
                 event.organization_id,
-                clean_text(event.actor, 254),
+                event.actor and clean_text(event.actor, 254),
                 event.trace_id,
             )
         )
     return rows
+
+
+@lru_cache(maxsize=4096)
+def _decision_json(decision: Decision) -> str:
+    """Render a decision; most are the same from message to message."""
+    return encode_json(decision.as_json())
 
 
 def _spoken_by(event: NewEvent) -> tuple[str, str]:

@@ -20,7 +20,7 @@ logger = structlog.get_logger(__name__)
 MAX_IDS_A_TASK = 100
 MAX_WAITING_IDS = 20_000
 PAUSE_AFTER_FAILURE_SECONDS = 1.0
-MIN_SECONDS_BETWEEN_RINGS = 0.02
+MIN_SECONDS_BETWEEN_RINGS = 0.05  # a ring costs Celery's client as much as the message cost us
 RING_EXPIRES_SECONDS = 60  # without workers Redis must not fill with rings
 
 

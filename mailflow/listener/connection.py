@@ -8,6 +8,7 @@ half-closed peer that loses its transaction (docs/adr/0008). What the commands s
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable, Coroutine
 from functools import cached_property, lru_cache
@@ -53,7 +54,7 @@ class SmtpConnection(SMTP):
 
     `_advance` obeys what is in the buffer, line by line, until it is empty or something must be waited for; replies to
     what came together leave together (RFC 2920 §3.2). While `_is_working` the client waits for us and no deadline
-    holds; else we wait for the client, to send or to read, and `_deadline` holds.
+    holds; else we wait for the client, to send or to read, and `deadline` holds.
     """
 
     def __init__(self, listener: Listener, *, implicit_tls: bool) -> None:
@@ -78,8 +79,7 @@ class SmtpConnection(SMTP):
         self._is_read_paused = False
         self._is_write_full = False
         self._has_ended = False  # the peer said its last
-        self._deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self.deadline = math.inf  # of the loop's clock; the listener looks at it now and then
         self._task: asyncio.Task[Any] | None = None
 
     # --- what a session adds ------------------------------------------------------------------------------------------
@@ -156,9 +156,6 @@ class SmtpConnection(SMTP):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Give everything back; may be called twice."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if self.transport is None:
             return
         self.transport = None
@@ -356,10 +353,10 @@ class SmtpConnection(SMTP):
         if not self._is_closing:
             self._out.append(_encoded(reply))
 
-    def say_line(self, line: str) -> None:
-        """`say` for a reply that comes once and is not worth remembering; `line` is whole but for its CRLF."""
+    def say_octets(self, octets: bytes) -> None:
+        """`say` for a reply that comes once and is not worth remembering; `octets` is whole lines."""
         if not self._is_closing:
-            self._out.append(line.encode("ascii") + b"\r\n")
+            self._out.append(octets)
 
     def flush(self) -> None:
         """Send what was said."""
@@ -392,28 +389,21 @@ class SmtpConnection(SMTP):
         self.resume_reading()
         now = self.loop.time()
         if obeyed:
-            self._deadline = now + self.listener.idle_timeout
-        if self._buffer and self._deadline > now + LINE_SECONDS:
+            self.deadline = now + self.listener.idle_timeout
+        if self._buffer and self.deadline > now + LINE_SECONDS:
             # The first octets of a line; those that follow do not put its end off.
             self.set_timeout(LINE_SECONDS)
 
     def set_timeout(self, seconds: float) -> None:
-        """Move the deadline. One coarse timer a connection looks at it: no timer is made or cancelled for a command."""
-        if self.transport is None:
-            return
-        self._deadline = self.loop.time() + seconds
-        if self._timer is None:
-            self._timer = self.loop.call_at(self._deadline, self._timer_ran)
-        elif self._timer.when() > self._deadline:
-            self._timer.cancel()
-            self._timer = self.loop.call_at(self._deadline, self._timer_ran)
+        """Move the deadline; no timer is made or cancelled for it."""
+        self.deadline = self.loop.time() + seconds
 
-    def _timer_ran(self) -> None:
-        now = self.loop.time()
-        if self._deadline > now or (self._is_working and not self._is_closing):
-            self._timer = self.loop.call_at(max(self._deadline, now + 1), self._timer_ran)
-            return
-        self._timer = None
+    def is_late(self, now: float) -> bool:
+        """Whether the peer has kept us waiting for too long."""
+        return self.deadline <= now and (self._is_closing or not self._is_working)
+
+    def expire(self) -> None:
+        """The deadline has passed: say so and close, or where that was done already close at once."""
         if self._is_closing:
             self.abort()
         else:

@@ -38,6 +38,7 @@ INTAKE_THREADS = 2
 DRAIN_SECONDS = 2.0  # with the flush below it must fit into what the supervisor gives
 FLUSH_SECONDS = 0.3
 DATA_SECONDS = 600.0
+LOOK_SECONDS = 0.25  # between two looks at all deadlines
 
 TOO_MANY = Reply(421, "3.2", "Too many connections, try again later")
 TOO_MANY_OF_YOU = Reply(421, "7.0", "Too many connections from your address, try again later")
@@ -53,7 +54,7 @@ class Listener:
     def __init__(self, loop: asyncio.AbstractEventLoop, *, certificate: CertificateSource | None = None) -> None:
         self.loop = loop
         self.hostname: str = settings.SMTP_HOSTNAME
-        self.greeting = f"220 {self.hostname} ESMTP mailproj"
+        self.greeting = f"220 {self.hostname} ESMTP mailproj\r\n".encode("ascii")
         self.postmaster_domain = self.hostname.lower()
         self.data_timeout: float = max(settings.SMTP_TIMEOUT, DATA_SECONDS)
         self.max_message_octets: int = settings.SMTP_MAX_MESSAGE_SIZE
@@ -75,6 +76,7 @@ class Listener:
         self._by_address: Counter[str] = Counter()
         self._servers: list[asyncio.Server] = []
         self._doors: list[Door] = []
+        self._looking: asyncio.TimerHandle
 
     def configure(self, config: SmtpConfig) -> None:
         """Take what may change while the listener runs; open sessions follow at their next step."""
@@ -95,6 +97,7 @@ class Listener:
         if settings.ODMR_PORT:
             wanted.append((settings.ODMR_PORT, ports.ODMR))
         found = [await self._listen(number, port) for number, port in wanted]
+        self._look_at_deadlines()
         counters.gauge("smtp.connections.active", 0)
         self.gate.limits.publish_connections(0)
         return found
@@ -138,6 +141,7 @@ class Listener:
         await self._wait_for_connections(FLUSH_SECONDS)
         for session in list(self._connections):
             session.abort()
+        self._looking.cancel()
         counters.gauge("smtp.connections.active", 0)
         await self.gate.limits.close()
         await self.directory.ask(counters.stop)
@@ -148,6 +152,13 @@ class Listener:
         deadline = self.loop.time() + seconds
         while self._connections and self.loop.time() < deadline:  # noqa: ASYNC110  (once, at the end)
             await asyncio.sleep(0.02)
+
+    def _look_at_deadlines(self) -> None:
+        """End whoever is late. One timer for all: making one for each connection, and moving it, costs more."""
+        now = self.loop.time()
+        for session in [session for session in self._connections if session.is_late(now)]:
+            session.expire()
+        self._looking = self.loop.call_later(LOOK_SECONDS, self._look_at_deadlines)
 
     # --- connections --------------------------------------------------------------------------------------------------
 

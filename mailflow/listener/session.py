@@ -138,12 +138,12 @@ class Session(SmtpConnection):
             if not isinstance(verdict, LimitVerdict):
                 return self._greet_later(verdict)
             self._stay_within(verdict)
-        self.say_line(listener.greeting)
+        self.say_octets(listener.greeting)
         return None
 
     async def _greet_later(self, verdict: Awaitable[LimitVerdict]) -> None:
         self._stay_within(await verdict)
-        self.say_line(self.listener.greeting)
+        self.say_octets(self.listener.greeting)
 
     def _stay_within(self, verdict: LimitVerdict) -> None:
         """Cut the session off where a limit is exceeded; raises `Closed`."""
@@ -290,11 +290,12 @@ class Session(SmtpConnection):
         await asyncio.sleep(seconds)
         return reply
 
-    def idle(self, reply: Reply) -> Reply:
+    def idle(self, reply: Reply | None) -> Reply | None:
         """Return the reply to a command that is no step towards a message; raises `Closed` after too many."""
         too_much = self.conduct.idle()
         if too_much:
-            self.say(reply)
+            if reply is not None:
+                self.say(reply)
             self.cut_off_for(too_much)
         return reply
 

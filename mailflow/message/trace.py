@@ -10,6 +10,7 @@ import datetime as dt
 import re
 from contextlib import suppress
 from email.utils import format_datetime
+from functools import lru_cache
 
 from accounts.names import Address, InvalidName, parse_address
 from mailflow.smtp.envelope import Envelope
@@ -24,18 +25,18 @@ def received_line(*, message_id: str, hostname: str, origin: Origin, envelope: E
     The recipient is named only where there is one: a list would show the blind copies to everyone. One that cannot be
     said in ASCII is named only in a message that was declared SMTPUTF8.
     """
-    helo = _UNSAFE.sub("?", origin.helo) or "unknown"
+    helo = _safe(origin.helo, "?") or "unknown"
     parts = []
     if origin.client_address:
         literal = f"IPv6:{origin.client_address}" if ":" in origin.client_address else origin.client_address
         parts.append(f"from {helo} ([{literal}])")
-    tls = f" ({_UNSAFE.sub(' ', origin.tls)})" if origin.tls else ""
+    tls = f" ({_safe(origin.tls, ' ')})" if origin.tls else ""
     parts.append(f"by {hostname} (mailproj) with {origin.protocol}{tls} id {message_id}")
     if len(envelope.recipients) == 1:
         address = envelope.recipients[0].address
         if envelope.is_smtputf8 or not address.needs_smtputf8:
             parts.append(f"for <{_in_a_field(address)}>")
-    return ("Received: " + "\r\n\t".join(parts) + ";\r\n\t" + format_datetime(at) + "\r\n").encode("utf-8", "replace")
+    return ("Received: " + "\r\n\t".join(parts) + ";\r\n\t" + _date(int(at.timestamp())) + "\r\n").encode("utf-8", "replace")
 
 
 def return_path_line(reverse_path: str) -> bytes:
@@ -50,10 +51,21 @@ def missing_fields(*, message_id: str, hostname: str, at: dt.datetime, has_date:
     """Return the Date and Message-ID that a submitting client left out (RFC 6409 §8.1, §8.2)."""
     lines = []
     if not has_date:
-        lines.append(f"Date: {format_datetime(at)}\r\n")
+        lines.append(f"Date: {_date(int(at.timestamp()))}\r\n")
     if not has_message_id:
         lines.append(f"Message-ID: <{message_id}@{hostname}>\r\n")
     return "".join(lines).encode("ascii")
+
+
+@lru_cache(maxsize=16)
+def _date(seconds: int) -> str:
+    """Return the date of RFC 5322 §3.3; many messages share a second."""
+    return format_datetime(dt.datetime.fromtimestamp(seconds, dt.UTC))
+
+
+@lru_cache(maxsize=1024)
+def _safe(text: str, instead: str) -> str:
+    return _UNSAFE.sub(instead, text)
 
 
 def _in_a_field(address: Address) -> str:

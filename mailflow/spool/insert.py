@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +38,18 @@ def bulk_insert(model: type[models.Model], fields: Sequence[str], rows: Sequence
             database.connection.executemany(statement, prepared)
 
 
+@contextmanager
+def without_waiting() -> Iterator[None]:
+    """Send the statements of the block without waiting for one's answer before the next; errors come at its end."""
+    database = connections[DEFAULT_DB_ALIAS]
+    if database.vendor != "postgresql":
+        yield
+        return
+    database.ensure_connection()
+    with database.wrap_database_errors, database.connection.pipeline():
+        yield
+
+
 def _columns(model: type[models.Model], fields: tuple[str, ...]) -> list[models.Field[Any, Any]]:
     by_name = {field.attname: field for field in model._meta.concrete_fields}
     return [by_name[name] for name in fields]
@@ -63,12 +76,23 @@ def _sqlite_adapter(column: models.Field[Any, Any]) -> Callable[[Any], Any] | No
     return None
 
 
+@lru_cache(maxsize=64)
 def _utc_text(value: dt.datetime) -> str:
     """Return an aware time as Django keeps it in SQLite."""
     return value.astimezone(dt.UTC).replace(tzinfo=None).isoformat(" ")
 
 
-_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+class JsonText(str):
+    """JSON that is rendered already, for a column that else would be rendered at every insert."""
+
+    __slots__ = ()
+
+
+encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, JsonText) else encode_json(value)
 
 
 @lru_cache(maxsize=32)
@@ -98,4 +122,4 @@ def _insert_postgresql(
     ]
     # Server-side binding: Django's own cursor would paste the octets into the statement as text.
     with database.wrap_database_errors, psycopg.Cursor(database.connection) as cursor:
-        cursor.execute(statement, arrays)
+        cursor.execute(statement, arrays, prepare=True)

@@ -10,13 +10,15 @@ from mailflow import events, handoff
 from mailflow.content import CHUNK_OCTETS, split
 from mailflow.models import ContentChunk, Event, Message
 from mailflow.spool.accepted import Accepted
-from mailflow.spool.insert import bulk_insert
+from mailflow.spool.insert import bulk_insert, without_waiting
 
 _MESSAGE_FIELDS = (
     "id", "created_at", "source", "status", "reverse_path", "recipients", "recipient_count", "subject", "header_from",
     "internet_message_id", "size_octets", "digest", "body_type", "is_smtputf8", "envelope_id", "dsn_return", "user_id",
     "organization_id", "api_key_id", "client_address", "helo", "protocol", "trace_id", "error_message",
 )  # fmt: skip
+_PROCESSING = Message.Status.PROCESSING.value  # asked of an enum for every message, these would be felt
+_ACCEPTED = Event.Kind.ACCEPTED.value
 _CHUNK_FIELDS = ("message_id", "ordinal", "octets")
 
 
@@ -54,10 +56,11 @@ def write_accepted(batch: Sequence[Encoded], notes: Sequence[events.NewEvent] = 
         if not encoded.chunks_stored
         for ordinal, chunk in enumerate(split(encoded.accepted.content))
     ]
-    bulk_insert(ContentChunk, _CHUNK_FIELDS, chunks)
-    bulk_insert(Message, _MESSAGE_FIELDS, [_message_row(encoded) for encoded in batch])
-    events.record([*(_accepted_event(encoded.accepted) for encoded in batch), *notes])
-    return handoff.current().enqueue([encoded.accepted for encoded in batch]) if batch else []
+    with without_waiting():
+        bulk_insert(ContentChunk, _CHUNK_FIELDS, chunks)
+        bulk_insert(Message, _MESSAGE_FIELDS, [_message_row(encoded) for encoded in batch])
+        events.record([*(_accepted_event(encoded.accepted) for encoded in batch), *notes])
+        return handoff.current().enqueue([encoded.accepted for encoded in batch]) if batch else []
 
 
 def _message_row(encoded: Encoded) -> tuple[object, ...]:
@@ -68,7 +71,7 @@ def _message_row(encoded: Encoded) -> tuple[object, ...]:
         accepted.message_id,
         accepted.created_at,
         accepted.source,
-        Message.Status.PROCESSING.value,
+        _PROCESSING,
         envelope.reverse_path_text,
         recipients,
         len(recipients),
@@ -98,7 +101,7 @@ def _accepted_event(accepted: Accepted) -> events.NewEvent:
     source = f" from {origin.client_address}" if origin.client_address else ""
     actor = f" of {origin.actor}" if origin.actor else ""
     return events.NewEvent(
-        kind=Event.Kind.ACCEPTED.value,
+        kind=_ACCEPTED,
         summary=f"Accepted {len(accepted.content)} octets{actor} by {origin.protocol}{source} "
         f"for {count} recipient{'s' if count != 1 else ''}.",
         message_id=accepted.message_id,

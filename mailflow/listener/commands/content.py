@@ -266,7 +266,7 @@ class _Commit:
         )
         session.conduct.message_accepted()
         session.transaction = None
-        session.say_line(f"250 2.0.0 OK queued as {result.message_id}")
+        session.say_octets(f"250 2.0.0 OK queued as {result.message_id}\r\n".encode("ascii"))
         session.worked(None)
 
 

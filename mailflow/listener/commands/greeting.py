@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from functools import lru_cache
 
 from mailflow.errors import Refused
 from mailflow.listener.connection import Answer, Closed
@@ -12,6 +13,8 @@ from mailflow.policy.greeting import check_greeting
 from mailflow.smtp.reply import Reply
 
 OK = Reply(250, "0.0", "OK")
+_check_greeting = lru_cache(maxsize=1024)(check_greeting)  # the same clients come again and again
+_BEGINS_ADDRESS = frozenset("[0123456789abcdefABCDEF:")  # to ask for our own address is a system call
 
 
 def helo(session: Session, argument: str) -> Answer:
@@ -21,15 +24,16 @@ def helo(session: Session, argument: str) -> Answer:
 
 def ehlo(session: Session, argument: str) -> Answer:
     _greet(session, "EHLO", argument, extended=True)
-    return session.idle(Reply(250, "", "\n".join([f"{session.hostname} greets {session.helo}", *_keywords(session)])))
+    session.say_octets(f"250-{session.hostname} greets {session.helo}\r\n".encode("ascii") + _keywords(session))
+    return session.idle(None)
 
 
 def _greet(session: Session, verb: str, argument: str, *, extended: bool) -> None:
-    decision = check_greeting(
+    decision = _check_greeting(
         verb,
         argument,
         hostname=session.hostname,
-        own_addresses=session.own_addresses,
+        own_addresses=session.own_addresses if argument[:1] in _BEGINS_ADDRESS else (),
         is_local=session.is_exempt or session.is_trusted,
     )
     if decision.stops:
@@ -40,17 +44,23 @@ def _greet(session: Session, verb: str, argument: str, *, extended: bool) -> Non
     session.forget_transaction()  # RFC 5321 §4.1.4: as RSET does
 
 
-def _keywords(session: Session) -> list[str]:
-    listener = session.listener
-    words = list(session.port.keywords)
-    if b"MAIL" in session.port.commands:
-        words.append(f"SIZE {listener.max_message_octets}")
-    if starttls_offered(session):
+def _keywords(session: Session) -> bytes:
+    """Return the lines that announce what this session may use."""
+    listener, port = session.listener, session.port
+    size = listener.max_message_octets if b"MAIL" in port.commands else None
+    return _keyword_lines(port.keywords, size, starttls_offered(session), auth_offered(session))
+
+
+@lru_cache(maxsize=64)
+def _keyword_lines(keywords: tuple[str, ...], size: int | None, starttls: bool, auth: bool) -> bytes:
+    words = list(keywords)
+    if size is not None:
+        words.append(f"SIZE {size}")
+    if starttls:
         words.append("STARTTLS")
-    if auth_offered(session):
+    if auth:
         words.append("AUTH PLAIN LOGIN")
-    words.append("HELP")
-    return words
+    return Reply(250, "", "\n".join([*words, "HELP"])).encode()
 
 
 def starttls_offered(session: Session) -> bool:
