@@ -1,14 +1,15 @@
-"""`python -m bench`: what the system does in a second, beside Postfix (docs/performance.md)."""
+"""`python -m bench`: what the system does in a second beside Postfix, and under hostile load (docs/performance.md)."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from bench import compare, postfix, profile, report, send
+from bench import compare, database, flood, hostile, memory, postfix, profile, report, send
 from bench.processes import BenchError, end_by_signal
 from bench.rounds import Line
 
@@ -62,7 +63,54 @@ def _profile(options: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
-_COMMANDS = {"postfix": _postfix, "send": _send, "profile": _profile}
+def _hostile(options: argparse.Namespace, folder: Path) -> int:
+    _tell(report.conditions())
+    with _database(options.database, folder) as keep:
+        idle = hostile.QUICK_IDLE_SECONDS if options.quick else hostile.IDLE_SECONDS
+        waves = hostile.QUICK_WAVES if options.quick else hostile.WAVES
+        outcome = hostile.measure(keep, folder, rounds=options.rounds, waves=waves, idle_seconds=idle, say=_tell)
+    _print(f"{hostile.TITLE} ({keep.kind}, rounds: {options.rounds})", hostile.report(outcome))
+    return 0 if outcome.is_whole else 1
+
+
+def _memory(options: argparse.Namespace, folder: Path) -> int:
+    sessions = options.sessions or (memory.QUICK_SESSIONS if options.quick else memory.SESSIONS)
+    megabytes = options.megabytes or (memory.QUICK_MEGABYTES if options.quick else memory.MEGABYTES)
+    _tell(report.conditions())
+    with _database(options.database, folder) as keep:
+        outcome = memory.measure(keep, folder, sessions=sessions, megabytes=megabytes, say=_tell)
+    _print(f"{sessions} sessions, each sending {megabytes} MB at once ({keep.kind})", memory.report(outcome))
+    return 0 if outcome.is_whole else 1
+
+
+def _flood(options: argparse.Namespace, folder: Path) -> int:
+    patience = options.patience or (flood.QUICK_PATIENCE_SECONDS if options.quick else flood.PATIENCE_SECONDS)
+    idle = flood.QUICK_IDLE_SECONDS if options.quick else flood.IDLE_SECONDS
+    slow = options.sessions or flood.SLOW_PEERS
+    _tell(report.conditions())
+    with _database(options.database, folder) as keep:
+        outcome = flood.measure(keep, folder, slow_peers=slow, patience=patience, idle_seconds=idle, say=_tell)
+    _print(f"{flood.TITLE} ({keep.kind})", flood.report(outcome))
+    return 0
+
+
+_COMMANDS = {
+    "postfix": _postfix,
+    "send": _send,
+    "profile": _profile,
+    "hostile": _hostile,
+    "memory": _memory,
+    "flood": _flood,
+}
+
+
+@contextmanager
+def _database(kind: str, folder: Path) -> Iterator[database.Database]:
+    if kind == "sqlite":
+        yield database.sqlite(folder)
+        return
+    with database.postgresql(folder / "pgdata") as server:
+        yield server.create("bench")
 
 
 def _tell(text: str) -> None:
@@ -70,7 +118,11 @@ def _tell(text: str) -> None:
 
 
 def _show(title: str, lines: Sequence[Line]) -> None:
-    print(f"\n### {title}\n\n{report.table(lines)}\n", flush=True)
+    _print(title, report.table(lines))
+
+
+def _print(title: str, text: str) -> None:
+    print(f"\n### {title}\n\n{text}\n", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,11 +134,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_count, help=f"default {ROUNDS}")
     parser.add_argument("--messages", type=_count, help=f"messages or requests a run; default {MESSAGES}")
     parser.add_argument(
-        "--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds of {QUICK_MESSAGES}: to see that it works"
+        "--quick",
+        action="store_true",
+        help=f"{QUICK_ROUNDS} rounds of {QUICK_MESSAGES}, or less of whatever is measured: to see that it works",
     )
     names = [case.name for case in compare.CASES]
     parser.add_argument("--only", action="append", default=[], choices=names, help="one case; may be given again")
-    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite", help="for profile")
+    parser.add_argument(
+        "--database",
+        choices=("sqlite", "postgresql"),
+        default="sqlite",
+        help="for profile, hostile, memory and flood; default: sqlite",
+    )
+    parser.add_argument(
+        "--sessions",
+        type=_count,
+        help=f"for memory, default {memory.SESSIONS}; for flood the slow ones, default {flood.SLOW_PEERS}",
+    )
+    parser.add_argument("--megabytes", type=_count, help=f"for memory: of each message; default {memory.MEGABYTES}")
+    parser.add_argument(
+        "--patience", type=_count, help=f"for flood: seconds a slow peer may last; default {flood.PATIENCE_SECONDS:.0f}"
+    )
     parser.add_argument("--top", type=_count, default=25, help="for profile: functions shown for each thread")
     parser.add_argument(
         "--folder", type=Path, help="where the data goes: a disk, not memory (default: the temporary folder)"

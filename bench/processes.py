@@ -140,19 +140,28 @@ def run(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> st
 
 def cpu_seconds(roots: Sequence[int]) -> float:
     """Return the processor time so far of these processes, their descendants, and those of them that have ended."""
-    parents: dict[int, int] = {}
-    ticks: dict[int, int] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended; its parent counts it
-            continue
-        parents[int(folder.name)] = int(fields[1])
-        ticks[int(folder.name)] = sum(map(int, fields[11:15]))
+    ticks = {pid: sum(map(int, fields[11:15])) for pid, fields in _statistics().items()}
+    return sum(ticks.get(pid, 0) for pid in family(roots)) / _TICKS
+
+
+def family(roots: Sequence[int]) -> set[int]:
+    """Return these processes and all their descendants that run now."""
+    parents = {pid: int(fields[1]) for pid, fields in _statistics().items()}
     wanted = set(roots)
     while grown := {pid for pid, parent in parents.items() if parent in wanted} - wanted:
         wanted |= grown
-    return sum(ticks.get(pid, 0) for pid in wanted) / _TICKS
+    return wanted
+
+
+def _statistics() -> dict[int, list[str]]:
+    """Return the fields of every process's `stat` behind its name (proc(5))."""
+    found: dict[int, list[str]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            found[int(folder.name)] = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended; its parent counts it
+            continue
+    return found
 
 
 def wait_until_quiet(roots: Sequence[int]) -> None:

@@ -13,8 +13,13 @@ _HEAD = ("load", "arm", "per second", "lowest–highest", "CPU µs each", "÷ pe
 
 
 def table(lines: Sequence[Line]) -> str:
-    rows = [_HEAD, *(_cells(line) for line in lines)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    return grid(_HEAD, [_cells(line) for line in lines])
+
+
+def grid(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
+    """Return a table whose columns are as wide as they need."""
+    rows = [head, *lines]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     written = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
