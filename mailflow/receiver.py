@@ -84,7 +84,7 @@ def examine(submission: Submission) -> Accepted:
             has_bare=body.has_bare_line_end if isinstance(body, SpoolFile) else has_bare_line_end(body),
             is_binary=envelope.body_type == "BINARYMIME",
         ),
-        content_policy.check_loop(facts),
+        content_policy.check_loop(facts.received_count),
     ]
     for decision in decisions:
         if decision.stops and decision.reply is not None:

@@ -32,7 +32,6 @@ TURN_COMMANDS = 100  # obeyed in one go; then others get their turn
 HANDSHAKE_SECONDS = 12.0
 LINGER_SECONDS = 5.0  # how long a closed connection may take to read what was said to it
 LINE_SECONDS = 60.0  # for a line, from its first octet to its last
-DATA_OCTETS_PER_SECOND = 4096  # a message may take this long on top of `data_timeout`
 
 TIMED_OUT = Reply(421, "4.2", "Timeout, closing the connection")
 SHUTTING_DOWN = Reply(421, "3.2", "Service is shutting down, try again later")
@@ -79,6 +78,7 @@ class SmtpConnection(SMTP):
         self._is_read_paused = False
         self._is_write_full = False
         self._has_ended = False  # the peer said its last
+        self.taker: Callable[[bytearray], Answer] | None = None  # takes content out of the buffer while some is due
         self.deadline = math.inf  # of the loop's clock; the listener looks at it now and then
         self._task: asyncio.Task[Any] | None = None
 
@@ -98,15 +98,6 @@ class SmtpConnection(SMTP):
 
     def failed(self, error: Exception) -> Answer:
         """Turn what a command raised into its reply; raises `Closed`."""
-        raise NotImplementedError
-
-    @property
-    def is_taking_octets(self) -> bool:
-        """Whether what comes is content and no command."""
-        return False
-
-    def take_octets(self, data: bytearray) -> Answer:
-        """Take content out of `data`, as much as belongs to it."""
         raise NotImplementedError
 
     def has_gone(self) -> None:
@@ -199,7 +190,7 @@ class SmtpConnection(SMTP):
             self.abort()
             return
         self.say(reply)
-        if self.is_taking_octets and transport.can_write_eof():
+        if self.taker is not None and transport.can_write_eof():
             # To close on a peer in the middle of sending would be a reset, which takes the reply with it.
             self.flush()
             self._is_closing = True
@@ -241,34 +232,37 @@ class SmtpConnection(SMTP):
         self.flush()
 
     def _obey_all(self) -> None:
-        obeyed = 0
+        buffer, obeyed = self._buffer, 0
         while not (self._is_working or self._is_write_full or self._is_closing):
             if obeyed == TURN_COMMANDS:
-                if len(self._buffer) > UNREAD_OCTETS:
+                if len(buffer) > UNREAD_OCTETS:
                     self.pause_reading()
                 self.loop.call_soon(self._advance)
                 return
-            obeyed += 1
-            if self.is_taking_octets:
-                if not self._buffer:
+            taker = self.taker
+            if taker is not None:
+                if not buffer:
                     break
-                self._answer(self._attempt(self.take_octets, self._buffer))
+                answer = self._attempt(taker, buffer)
                 self._searched = 0
             else:
                 line = self._next_line()
                 if line is None:
                     break
-                self._answer(self._judge_line(line))
+                answer = self._judge_line(line)
+            obeyed += 1
+            if answer is not None:
+                self._answer(answer)
         if not (self._is_working or self._is_closing or self._is_write_full):
             self._wait_for_peer(obeyed)
 
     def _next_line(self) -> bytes | None:
         """Take the next line out of the buffer, with its end; None where it is not whole yet."""
         buffer = self._buffer
-        end = buffer.find(b"\n", self._searched)
-        if end >= 0:
-            line = bytes(buffer[: end + 1])
-            del buffer[: end + 1]
+        end = buffer.find(b"\n", self._searched) + 1
+        if end:
+            line = bytes(buffer) if end == len(buffer) else bytes(buffer[:end])
+            del buffer[:end]
             self._searched = 0
             return line
         if len(buffer) > MAX_AUTH_OCTETS:  # longer than any line may be: the rest of it is thrown away
@@ -281,7 +275,7 @@ class SmtpConnection(SMTP):
         if self._is_skipping:
             self._is_skipping = False
             return self.broke_the_rules(LINE_TOO_LONG)
-        if line[-2:] != b"\r\n" or b"\r" in line[:-2] or b"\0" in line:
+        if line[-2:] != b"\r\n" or line.count(b"\r") != 1 or b"\0" in line:
             return self.broke_the_rules(BARE_LINE_END)
         return self._attempt(self.obey, line[:-2])
 
@@ -295,10 +289,11 @@ class SmtpConnection(SMTP):
 
     def _answer(self, answer: Answer) -> None:
         """Say a reply, or wait for one that is under way."""
-        if answer is None or answer is WORKING:
-            return
         if isinstance(answer, Reply):
-            self.say(answer)
+            if answer is not WORKING:
+                self.say(answer)
+            return
+        if answer is None:
             return
         self.work()
         self._task = self.loop.create_task(answer)
@@ -384,8 +379,8 @@ class SmtpConnection(SMTP):
         if self._has_ended:
             self.close()
             return
-        if self.is_taking_octets:
-            return  # whoever takes them sets the deadline, and may have stopped reading
+        if self.taker is not None:
+            return  # whoever takes octets sets the deadline, and may have stopped reading
         self.resume_reading()
         now = self.loop.time()
         if obeyed:

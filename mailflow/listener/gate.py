@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Answer = Verdict | Awaitable[Verdict]
 
+MAX_COMMAND_BLOCK = 50  # granted to a session at once, where the limits are so high that it is a trifle
+
 
 class Gate:
     """One per listener; for the thread of its loop."""
@@ -25,6 +27,9 @@ class Gate:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._rules = rules.from_settings()
+        counted = (self._rules.commands, self._rules.network_commands, self._rules.account_commands)
+        least = min((rule.limit for rule in counted if rule.limit), default=0)
+        self.command_block = max(1, min(MAX_COMMAND_BLOCK, least // 200))
 
     def is_exempt(self, client_address: str) -> bool:
         return self.limits.is_exempt(client_address)
@@ -33,12 +38,14 @@ class Gate:
         client, known = subjects.of_client(client_address), self._rules
         return self.limits.take_all(((known.connections, client.address), (known.network_connections, client.network)))
 
-    def command(self, session: Session) -> Answer:
-        known = self._rules
+    def commands(self, session: Session) -> Answer:
+        """Whether the session may have a block of `command_block` commands."""
+        known, block = self._rules, self.command_block
         if session.account is not None:
-            return self.limits.take(known.account_commands, session.account.username)
+            return self.limits.take(known.account_commands, session.account.username, block)
         client = subjects.of_client(session.client_address)
-        return self.limits.take_all(((known.commands, client.address), (known.network_commands, client.network)))
+        counted = ((known.commands, client.address), (known.network_commands, client.network))
+        return self.limits.take_all(counted, block)
 
     def message(self, session: Session, reverse_path: str) -> Answer:
         known = self._rules
@@ -52,20 +59,18 @@ class Gate:
 
     async def auth_may_be_tried(self, client_address: str, username: str) -> Verdict:
         """Whether a password may be looked at: not after too many wrong ones, from there or for that name."""
-        for rule, subject in self._auth(client_address, username):
-            verdict = self.limits.would_exceed(rule, subject)
-            if not isinstance(verdict, Verdict):
-                verdict = await verdict
+        asked = [self.limits.would_exceed(rule, subject) for rule, subject in self._auth(client_address, username)]
+        for verdict in [answer if isinstance(answer, Verdict) else await answer for answer in asked]:
             if verdict.exceeded:
                 return verdict
         return rules.WITHIN
 
     async def auth_failed(self, client_address: str, username: str) -> None:
         """Count a failure, whether or not there is such a user."""
-        for rule, subject in self._auth(client_address, username):
-            verdict = self.limits.take(rule, subject)
-            if not isinstance(verdict, Verdict):
-                await verdict
+        asked = [self.limits.take(rule, subject) for rule, subject in self._auth(client_address, username)]
+        for answer in asked:
+            if not isinstance(answer, Verdict):
+                await answer
 
     def _auth(self, client_address: str, username: str) -> tuple[tuple[rules.Rule, str], ...]:
         client, known = subjects.of_client(client_address), self._rules

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from django.conf import settings
 
 from mailflow import counters, runtime
 from mailflow.events import NewEvent
+from mailflow.limits import subjects
 from mailflow.limits.limits import Limits
 from mailflow.listener import ports
 from mailflow.listener.certificate import CertificateSource
@@ -37,7 +36,7 @@ BACKLOG = 512
 INTAKE_THREADS = 2
 DRAIN_SECONDS = 2.0  # with the flush below it must fit into what the supervisor gives
 FLUSH_SECONDS = 0.3
-DATA_SECONDS = 600.0
+DATA_GRACE_SECONDS = 60.0  # before SMTP_MIN_DATA_RATE is looked at
 LOOK_SECONDS = 0.25  # between two looks at all deadlines
 
 TOO_MANY = Reply(421, "3.2", "Too many connections, try again later")
@@ -56,7 +55,9 @@ class Listener:
         self.hostname: str = settings.SMTP_HOSTNAME
         self.greeting = f"220 {self.hostname} ESMTP mailproj\r\n".encode("ascii")
         self.postmaster_domain = self.hostname.lower()
-        self.data_timeout: float = max(settings.SMTP_TIMEOUT, DATA_SECONDS)
+        self.data_grace: float = DATA_GRACE_SECONDS
+        self.data_timeout: float = settings.SMTP_DATA_TIMEOUT
+        self.min_data_rate: int = settings.SMTP_MIN_DATA_RATE
         self.max_message_octets: int = settings.SMTP_MAX_MESSAGE_SIZE
         self.max_recipients: int = settings.SMTP_MAX_RECIPIENTS
         self.max_connections_per_address: int = settings.SMTP_MAX_CONNECTIONS_PER_ADDRESS
@@ -74,6 +75,7 @@ class Listener:
         self.rooms = Rooms(_incoming_folder(), self._intake_threads, loop)
         self._connections: set[SmtpConnection] = set()
         self._by_address: Counter[str] = Counter()
+        self._admitted = 0  # since the last look
         self._servers: list[asyncio.Server] = []
         self._doors: list[Door] = []
         self._looking: asyncio.TimerHandle
@@ -97,7 +99,7 @@ class Listener:
         if settings.ODMR_PORT:
             wanted.append((settings.ODMR_PORT, ports.ODMR))
         found = [await self._listen(number, port) for number, port in wanted]
-        self._look_at_deadlines()
+        self._look_around()
         counters.gauge("smtp.connections.active", 0)
         self.gate.limits.publish_connections(0)
         return found
@@ -142,6 +144,7 @@ class Listener:
         for session in list(self._connections):
             session.abort()
         self._looking.cancel()
+        self._tell_connections()
         counters.gauge("smtp.connections.active", 0)
         await self.gate.limits.close()
         await self.directory.ask(counters.stop)
@@ -153,12 +156,13 @@ class Listener:
         while self._connections and self.loop.time() < deadline:  # noqa: ASYNC110  (once, at the end)
             await asyncio.sleep(0.02)
 
-    def _look_at_deadlines(self) -> None:
-        """End whoever is late. One timer for all: making one for each connection, and moving it, costs more."""
+    def _look_around(self) -> None:
+        """End whoever is late, and tell how many there are. One timer for all: one for each connection costs more."""
         now = self.loop.time()
+        self._tell_connections()
         for session in [session for session in self._connections if session.is_late(now)]:
             session.expire()
-        self._looking = self.loop.call_later(LOOK_SECONDS, self._look_at_deadlines)
+        self._looking = self.loop.call_later(LOOK_SECONDS, self._look_around)
 
     # --- connections --------------------------------------------------------------------------------------------------
 
@@ -168,7 +172,7 @@ class Listener:
 
     def admit(self, session: SmtpConnection) -> Reply | None:
         """Count a new connection in; where there are too many, say so, leave the event and return the reply."""
-        counters.add("smtp.connections.total")
+        self._admitted += 1
         address = session.client_address
         together = self.open_connections + self.gate.limits.other_connections
         if self.is_stopping:
@@ -186,7 +190,6 @@ class Listener:
             session.is_admitted = True
             self._connections.add(session)
             self._by_address[address] += 1
-            self._connections_changed()
             return None
         counters.add("smtp.connections.rejected")
         group.current().note(
@@ -211,14 +214,16 @@ class Listener:
         self._by_address[address] -= 1
         if self._by_address[address] <= 0:
             del self._by_address[address]
-        self._connections_changed()
 
-    def _connections_changed(self) -> None:
+    def _tell_connections(self) -> None:
+        counters.add("smtp.connections.total", self._admitted)
+        self._admitted = 0
         counters.gauge("smtp.connections.active", self.open_connections)
         self.gate.limits.publish_connections(self.open_connections)
 
     def is_trusted(self, client_address: str) -> bool:
-        return _is_within(client_address, settings.SMTP_TRUSTED_NETWORKS)
+        ip = subjects.of_client(client_address).ip
+        return ip is not None and any(ip in network for network in settings.SMTP_TRUSTED_NETWORKS)
 
     def is_loopback(self, client_address: str) -> bool:
         return client_address.startswith("127.") or client_address == "::1"
@@ -227,13 +232,6 @@ class Listener:
     def tls_context(self) -> ssl.SSLContext | None:
         """The certificate's context as it is now; a renewed one serves the next handshake."""
         return None if self.certificate is None else self.certificate.context
-
-
-def _is_within(client_address: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
-    if not networks or not client_address:
-        return False
-    client = ipaddress.ip_address(client_address)
-    return any(client in network for network in networks)
 
 
 def _incoming_folder() -> Path:

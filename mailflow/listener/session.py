@@ -117,10 +117,10 @@ class Session(SmtpConnection):
         self.account: Account | None = None
         self.transaction: Transaction | None = None
         self.exchange: Exchange | None = None  # an AUTH under way
-        self.taker: Callable[[bytearray], Answer] | None = None  # content under way
         self.conduct = Conduct()
         self.auth_failures = 0
         self.is_exempt = True  # from the limits; known once the client is
+        self.commands_in_hand = 0  # that the limits have granted already
         self._stage = "connection"
 
     # --- the beginning ------------------------------------------------------------------------------------------------
@@ -165,14 +165,19 @@ class Session(SmtpConnection):
             return self.port.commands[b"AUTH"](self, line.decode("ascii", "replace"))
         if self.is_exempt:
             return self._obey(line)
-        verdict = self.listener.gate.command(self)
-        if not isinstance(verdict, LimitVerdict):
-            return self._obey_later(verdict, line)
-        self._stay_within(verdict)
+        if self.commands_in_hand == 0:
+            gate = self.listener.gate
+            verdict = gate.commands(self)
+            if not isinstance(verdict, LimitVerdict):
+                return self._obey_later(verdict, line)
+            self._stay_within(verdict)
+            self.commands_in_hand = gate.command_block
+        self.commands_in_hand -= 1
         return self._obey(line)
 
     async def _obey_later(self, verdict: Awaitable[LimitVerdict], line: bytes) -> Reply | None:
         self._stay_within(await verdict)
+        self.commands_in_hand = self.listener.gate.command_block - 1
         answer = self._obey(line)
         return answer if answer is None or isinstance(answer, Reply) else await answer
 
@@ -202,7 +207,7 @@ class Session(SmtpConnection):
         return self._bad(NOT_RECOGNIZED)
 
     def data_received(self, data: bytes) -> None:
-        if data.startswith(_TLS_HELLO) and not (self.tls or self.is_taking_octets or self._is_closing):
+        if data[:2] == _TLS_HELLO and not (self.tls or self.taker or self._is_closing):
             reason = "a TLS handshake on a port that begins in clear"
             self.note_refusal("tls_hello", NOT_AN_SMTP_CLIENT, reason, "connection")
             self.end(NOT_AN_SMTP_CLIENT)
@@ -216,22 +221,13 @@ class Session(SmtpConnection):
         super()._wait_for_peer(obeyed)
 
     @property
-    def is_taking_octets(self) -> bool:
-        return self.taker is not None
-
-    @property
     def is_in_transaction(self) -> bool:
         return self.transaction is not None
 
     def octets_wanted(self) -> None:
         """The disk has caught up with this session."""
-        if self.is_taking_octets:
+        if self.taker is not None:
             self.resume_reading()
-
-    def take_octets(self, data: bytearray) -> Answer:
-        assert self.taker is not None
-        self._stage = "content"
-        return self.taker(data)
 
     def has_gone(self) -> None:
         self.taker = None
@@ -309,7 +305,7 @@ class Session(SmtpConnection):
         raise Closed
 
     def timed_out(self) -> None:
-        if self.is_taking_octets:
+        if self.taker is not None:
             counters.add("smtp.timeouts")
             self.note_refusal("timeout", TOO_SLOW, "the message came too slowly, or not to its end")
         super().timed_out()

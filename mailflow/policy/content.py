@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from mailflow.message.headers import HeaderFacts
+from functools import lru_cache
+
 from mailflow.policy.decision import Decision, Verdict
 from mailflow.smtp.reply import Reply
 
 MAX_RECEIVED_FIELDS = 50
+
+
+@lru_cache(maxsize=16)
+def _within(limit: int) -> Decision:
+    return Decision("content", "size", Verdict.ACCEPT, f"within the limit of {limit} octets")
+
+
+_LINE_ENDS = Decision("content", "line_ends", Verdict.ACCEPT, "all lines end with CRLF")
 
 
 def check_size(octets: int, limit: int) -> Decision:
@@ -15,12 +24,12 @@ def check_size(octets: int, limit: int) -> Decision:
         return Decision(
             "content", "size.over_limit", Verdict.REJECT, f"{octets} octets, the limit is {limit}", reply=reply
         )
-    return Decision("content", "size", Verdict.ACCEPT, f"{octets} octets are within the limit of {limit}")
+    return _within(limit)
 
 
-def check_loop(facts: HeaderFacts) -> Decision:
+@lru_cache(maxsize=128)
+def check_loop(count: int) -> Decision:
     """A message with so many Received fields goes round in circles (RFC 5321 §6.3)."""
-    count = facts.received_count
     if count > MAX_RECEIVED_FIELDS:
         reply = Reply(554, "4.6", "Mail loop: too many Received header fields")
         reason = f"{count} Received fields, more than {MAX_RECEIVED_FIELDS}: the message is looping"
@@ -40,4 +49,4 @@ def check_line_ends(*, has_bare: bool, is_binary: bool) -> Decision:
         return Decision(
             "content", "bare_line_end", Verdict.REJECT, "a CR or LF stands alone in the message", reply=reply
         )
-    return Decision("content", "line_ends", Verdict.ACCEPT, "all lines end with CRLF")
+    return _LINE_ENDS

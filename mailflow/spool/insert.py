@@ -21,8 +21,7 @@ def bulk_insert(model: type[models.Model], fields: Sequence[str], rows: Sequence
     """Insert rows (tuples in the order of `fields`, which are attribute names) in the caller's transaction."""
     if not rows:
         return
-    database = connections[DEFAULT_DB_ALIAS]  # `connection` looks this up again at each attribute
-    database.ensure_connection()
+    database = _database()
     if database.vendor == "postgresql":
         _insert_postgresql(database, model, tuple(fields), rows)
     else:
@@ -38,14 +37,21 @@ def bulk_insert(model: type[models.Model], fields: Sequence[str], rows: Sequence
             database.connection.executemany(statement, prepared)
 
 
+def _database() -> Any:
+    """Return this thread's connection, open; `connection` would look it up again at each attribute."""
+    database = connections[DEFAULT_DB_ALIAS]
+    if database.connection is None:
+        database.ensure_connection()
+    return database
+
+
 @contextmanager
 def without_waiting() -> Iterator[None]:
     """Send the statements of the block without waiting for one's answer before the next; errors come at its end."""
-    database = connections[DEFAULT_DB_ALIAS]
+    database = _database()
     if database.vendor != "postgresql":
         yield
         return
-    database.ensure_connection()
     with database.wrap_database_errors, database.connection.pipeline():
         yield
 

@@ -71,7 +71,7 @@ def test_a_peer_that_asks_and_never_reads_is_cut_off(hasty: Listener, monkeypatc
 
 
 def test_a_trickle_of_data_is_cut_off(listener: Listener) -> None:
-    listener.data_timeout = 0.2
+    listener.data_grace = 0.2
     with connect(listener) as client:
         begin_data(client)
         trickled = 0
@@ -84,7 +84,7 @@ def test_a_trickle_of_data_is_cut_off(listener: Listener) -> None:
 
 
 def test_who_sends_steadily_may_take_longer(listener: Listener) -> None:
-    listener.data_timeout = 0.5
+    listener.data_grace = 0.5
     block = (b"x" * 78 + b"\r\n") * 100
     with connect(listener) as client:
         began = listener.loop.time()
