@@ -36,7 +36,9 @@ def received_line(*, message_id: str, hostname: str, origin: Origin, envelope: E
         address = envelope.recipients[0].address
         if envelope.is_smtputf8 or not address.needs_smtputf8:
             parts.append(f"for <{_in_a_field(address)}>")
-    return ("Received: " + "\r\n\t".join(parts) + ";\r\n\t" + _date(int(at.timestamp())) + "\r\n").encode("utf-8", "replace")
+    return ("Received: " + "\r\n\t".join(parts) + ";\r\n\t" + _date(int(at.timestamp())) + "\r\n").encode(
+        "utf-8", "replace"
+    )
 
 
 def return_path_line(reverse_path: str) -> bytes:
