@@ -1,6 +1,8 @@
-"""Insert many rows in one statement, past the ORM: the hot path of both legs (docs/adr/0003).
+"""Insert many rows in few statements, past the ORM: the hot path of both legs (docs/adr/0003).
 
-SQLite runs `executemany`; PostgreSQL gets one `INSERT … SELECT FROM unnest(…)` with bound, binary arrays.
+PostgreSQL gets one `INSERT … SELECT FROM unnest(…)` with bound, binary arrays. SQLite gets `VALUES` of 32, 16, 8, 4, 2
+or 1 rows: for each statement it lets go of the interpreter's lock once, and a thread that wants it back beside a busy
+event loop waits for milliseconds; `executemany` would let go for each row.
 """
 
 from __future__ import annotations
@@ -25,16 +27,7 @@ def bulk_insert(model: type[models.Model], fields: Sequence[str], rows: Sequence
     if database.vendor == "postgresql":
         _insert_postgresql(database, model, tuple(fields), rows)
     else:
-        statement, adapters = _sqlite_plan(model, tuple(fields))
-        prepared = [
-            tuple(
-                value if adapt is None or value is None else adapt(value)
-                for value, adapt in zip(row, adapters, strict=True)
-            )
-            for row in rows
-        ]
-        with database.wrap_database_errors:
-            database.connection.executemany(statement, prepared)
+        _insert_sqlite(database, model, tuple(fields), rows)
 
 
 def _database() -> Any:
@@ -61,15 +54,37 @@ def _columns(model: type[models.Model], fields: tuple[str, ...]) -> list[models.
     return [by_name[name] for name in fields]
 
 
+_ROWS_A_STATEMENT = (32, 16, 8, 4, 2, 1)
+
+
+def _insert_sqlite(
+    database: Any, model: type[models.Model], fields: tuple[str, ...], rows: Sequence[Sequence[Any]]
+) -> None:
+    statements, adapters = _sqlite_plan(model, fields)
+    done = 0
+    with database.wrap_database_errors:
+        for size, statement in statements:
+            while len(rows) - done >= size:
+                values = [
+                    value if adapt is None or value is None else adapt(value)
+                    for row in rows[done : done + size]
+                    for value, adapt in zip(row, adapters, strict=True)
+                ]
+                database.connection.execute(statement, values)
+                done += size
+
+
 @lru_cache(maxsize=32)
 def _sqlite_plan(
     model: type[models.Model], fields: tuple[str, ...]
-) -> tuple[Any, tuple[Callable[[Any], Any] | None, ...]]:
+) -> tuple[Sequence[tuple[int, str]], tuple[Callable[[Any], Any] | None, ...]]:
+    """Return the statements, by how many rows each takes, and what makes SQLite's values of Python's."""
     columns = _columns(model, fields)
     names = ", ".join(connection.ops.quote_name(str(column.column)) for column in columns)
-    marks = ", ".join("?" for _ in columns)
-    statement = f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} ({names}) VALUES ({marks})"  # noqa: S608
-    return statement, tuple(_sqlite_adapter(column) for column in columns)
+    row = f"({', '.join('?' for _ in columns)})"
+    head = f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} ({names}) VALUES "  # noqa: S608
+    statements = [(size, head + ", ".join([row] * size)) for size in _ROWS_A_STATEMENT]
+    return statements, tuple(_sqlite_adapter(column) for column in columns)
 
 
 def _sqlite_adapter(column: models.Field[Any, Any]) -> Callable[[Any], Any] | None:
