@@ -20,7 +20,7 @@ RUN SECRET_KEY=only-while-the-image-is-being-built-000 ALLOWED_HOSTS=localhost M
     DATABASE_URL=sqlite:////tmp/build/none.sqlite3 python manage.py collectstatic --no-input && rm -rf /tmp/build
 USER 1000:1000
 VOLUME /data
-EXPOSE 8000 2525 2465 8081
+EXPOSE 8000 2525 2465 2587 2366 8081
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=15s --start-period=30s CMD ["python", "manage.py", "probe", "web"]
 CMD ["python", "-m", "gunicorn", "mailproj.wsgi"]

@@ -44,6 +44,7 @@ class System:
             "HTTP_EXTRA_PORTS": "none",
             "SMTP_PORT": str(smtp_port),
             "SMTPS_PORT": "0",
+            "ODMR_PORT": "0",
             "SMTP_METRICS_PORT": "0",
             "SMTP_TRUSTED_NETWORKS": "127.0.0.0/8",
             "DELIVERY_MODE": "live",

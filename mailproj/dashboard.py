@@ -42,6 +42,7 @@ _NAVIGATION = [
         ("Trail", "footprint", "accounts", "trailentry"),
         ("Daily usage", "bar_chart", "accounts", "dailyusage"),
         ("Counters", "pin", "mailflow", "counter"),
+        ("Runtime settings", "tune", "mailflow", "runtimesetting"),
     ]),
 ]  # fmt: skip
 

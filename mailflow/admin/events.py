@@ -35,7 +35,7 @@ EVENT_COLOURS = {
 }
 
 
-STAGES = ["connection", "greeting", "auth", "sender", "recipient", "header_from", "content", "send"]
+STAGES = ["connection", "greeting", "auth", "sender", "recipient", "header_from", "content", "turn", "send"]
 LATEST = 2_000  # so many refusals are looked through for the names of rules
 SHOWN = 500  # characters of a decision's text
 _DECISION_COLUMNS = ("stage", "rule", "outcome", "reason")

@@ -96,9 +96,14 @@ class Listener:
             wanted.append((settings.SUBMISSION_PORT, ports.SUBMISSION))
         if self.certificate is not None and settings.SMTPS_PORT:
             wanted.append((settings.SMTPS_PORT, ports.SMTPS))
-        if settings.ODMR_PORT:
-            wanted.append((settings.ODMR_PORT, ports.ODMR))
         found = [await self._listen(number, port) for number, port in wanted]
+        if settings.ODMR_PORT:
+            try:
+                found.append(await self._listen(settings.ODMR_PORT, ports.ODMR))
+            except ListenError as error:
+                if settings.ODMR_PORT_IS_WISHED:
+                    raise
+                logger.warning("smtp.odmr_left_out", cause=str(error))
         self._look_around()
         counters.gauge("smtp.connections.active", 0)
         self.gate.limits.publish_connections(0)

@@ -156,6 +156,7 @@ def plan(data: Path, **settings: str) -> System:
         HTTP_EXTRA_PORTS="none",
         SMTP_PORT=str(smtp_port),
         SMTPS_PORT=str(free_port()),
+        ODMR_PORT="0",
         SMTP_METRICS_PORT=str(free_port()),
         ADMIN_PASSWORD=ADMIN_PASSWORD,
         **settings,

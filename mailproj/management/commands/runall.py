@@ -108,6 +108,8 @@ def _refuse_taken_ports() -> None:
         "HTTP_PORT": (settings.HTTP_HOST, settings.HTTP_PORT),
         "SMTP_PORT": (settings.SMTP_HOST, settings.SMTP_PORT),
         "SMTPS_PORT": (settings.SMTP_HOST, settings.SMTPS_PORT if settings.SMTP_ENABLE_TLS else 0),
+        "SUBMISSION_PORT": (settings.SMTP_HOST, settings.SUBMISSION_PORT),
+        "ODMR_PORT": (settings.SMTP_HOST, settings.ODMR_PORT if settings.ODMR_PORT_IS_WISHED else 0),
         "SMTP_METRICS_PORT": ("127.0.0.1", settings.SMTP_METRICS_PORT),
     }
     deadline = time.monotonic() + PORT_PATIENCE
