@@ -35,6 +35,10 @@ class Parcel:
     dsn_return: str
     envelope_id: str
     is_smtputf8: bool
+    deliver_by_at: dt.datetime | None
+    deliver_by_mode: str
+    retry_at: dt.datetime | None
+    delay_told_at: dt.datetime | None
     content: bytes | None = None  # read ahead, where the message is small
 
 
@@ -42,7 +46,7 @@ _PARCEL_COLUMNS = (
     "pk", "message_id", "recipient", "domain", "attempts", "max_attempts", "created_at", "expires_at", "notify",
     "original_recipient", "message__reverse_path", "message__body_type", "message__size_octets", "message__digest",
     "message__trace_id", "message__organization_id", "message__dsn_return", "message__envelope_id",
-    "message__is_smtputf8",
+    "message__is_smtputf8", "deliver_by_at", "deliver_by_mode", "retry_at", "delay_told_at",
 )  # fmt: skip
 
 
@@ -57,6 +61,7 @@ def claim(
 ) -> list[Parcel]:
     """Lease up to `limit` due entries, of `entry_ids` alone where given, none of `without_domains`; return them.
 
+    Those that need no attempt come all the same: their deadline has passed, or they are woken before their retry.
     Two workers never get the same entry: the update is one statement, on PostgreSQL over rows locked with SKIP LOCKED.
     """
     table = connection.ops.quote_name(Entry._meta.db_table)
@@ -68,8 +73,10 @@ def claim(
         among = f" AND id IN ({', '.join(['%s'] * len(entry_ids))})"
         parameters += entry_ids
     if without_domains:
-        among += f" AND domain NOT IN ({', '.join(['%s'] * len(without_domains))})"
-        parameters += without_domains
+        marks = ", ".join(["%s"] * len(without_domains))
+        overdue = "deliver_by_at <= %s AND deliver_by_mode IN ('R', 'RT')"
+        among += f" AND (domain NOT IN ({marks}) OR retry_at > %s OR {overdue})"
+        parameters += [*without_domains, _moment(now), _moment(now)]
     skip = " FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
     with connection.cursor() as cursor:
         cursor.execute(

@@ -33,7 +33,7 @@ def retry_now(entries: QuerySet[Entry], *, actor: str) -> int:
             now = timezone.now()
             free = _lock_free(ids, now)
             free_ids = [entry.pk for entry in free]
-            Entry.objects.filter(pk__in=free_ids).update(next_attempt_at=now, lease="")
+            Entry.objects.filter(pk__in=free_ids).update(next_attempt_at=now, retry_at=None, lease="")
             _record(free, Event.Kind.RETRY_REQUESTED, f"{actor} asked for an attempt now.", actor)
             if free_ids:
                 transaction.on_commit(partial(handoff.current().ring, free_ids))
@@ -55,6 +55,7 @@ def remove(entries: QuerySet[Entry], *, actor: str) -> int:
             Entry.objects.filter(pk__in=[entry.pk for entry in free]).update(
                 status=Entry.Status.FAILED,
                 next_attempt_at=None,
+                retry_at=None,
                 lease="",
                 finished_at=now,
                 last_reply=events.clean_text(words),

@@ -1,8 +1,8 @@
 """The relay leg: what happens to a claimed entry, step by step.
 
-claim → sort (ours or foreign) → route → carry → settle. `engine.py` runs these steps for many entries at once and keeps
-their leases; each step here takes values and returns values. An entry whose step fails unexpectedly is deferred, never
-lost: its lease runs out, or its result says so.
+claim → sort (ours, foreign, or no attempt to be made) → route → carry → settle. `engine.py` runs these steps for many
+entries at once and keeps their leases; each step here takes values and returns values. An entry whose step fails
+unexpectedly is deferred, never lost: its lease runs out, or its result says so.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from accounts import addresses
 from accounts.addresses import Resolution
 from accounts.names import Address, InvalidName, parse_address
 from mailflow import content
-from queue import claim, settle
+from queue import claim, notices, settle
 from queue.claim import Parcel
 from queue.outcome import Outcome, deferred, failed
-from queue.settle import Result
+from queue.schedule import needs_no_attempt
+from queue.settle import Result, without_attempt
 from queue.transports import local
-from queue.transports.base import Job, Route, Transport
+from queue.transports.base import Deadline, DsnRequest, Job, Route, Transport
 
 logger = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -36,11 +37,11 @@ MAX_CONTENT_OCTETS = 8 << 20  # what one load of several messages may take; a la
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """Claimed parcels by the way they go."""
+    """Claimed parcels by the way they go. `decided`: no attempt is made, be it hopeless, too late or too early."""
 
     ours: Sequence[tuple[Parcel, Resolution]]
     foreign: Sequence[Parcel]
-    hopeless: Sequence[Result]
+    decided: Sequence[Result]
 
 
 def claim_due(
@@ -80,26 +81,39 @@ def _read_ahead(parcels: Sequence[Parcel], octets: int) -> list[Parcel]:
 
 def sort(parcels: Iterable[Parcel]) -> Sorted:
     addressed: list[tuple[Parcel, Address]] = []
-    hopeless: list[Result] = []
+    decided: list[Result] = []
+    now = timezone.now()
     for parcel in parcels:
+        if is_only_woken(parcel, now):
+            decided.append(without_attempt(parcel, now))
+            continue
         try:
             addressed.append((parcel, parse_address(parcel.recipient)))
         except InvalidName as error:
             outcome = failed(f"The address is not valid: {error}.", transport="local", enhanced_code="5.1.3")
-            hopeless.append(_result(parcel, outcome, timezone.now()))
+            decided.append(_result(parcel, outcome, now))
     resolutions = addresses.resolve_many({address for _, address in addressed})
     ours = [(parcel, resolutions[address]) for parcel, address in addressed if resolutions[address].is_local]
     foreign = [parcel for parcel, address in addressed if not resolutions[address].is_local]
-    return Sorted(ours, foreign, hopeless)
+    return Sorted(ours, foreign, decided)
+
+
+def is_only_woken(parcel: Parcel, now: dt.datetime) -> bool:
+    """Whether no attempt is to be made now (`schedule`): never for mail without a deadline that was not deferred."""
+    if parcel.retry_at is None and parcel.deliver_by_at is None:
+        return False
+    return needs_no_attempt(retry_at=parcel.retry_at, now=now, terms=notices.terms(parcel))
 
 
 def deliver_ours(group: Sequence[tuple[Parcel, Resolution]]) -> list[Result]:
     """Step 3 for our own addresses, in a thread: store the copies of a group that `by_size` made."""
     started_at = timezone.now()
     contents = content.read_many({parcel.message_id for parcel, _ in group})
+    late = [without_attempt(parcel, started_at) for parcel, _ in group if is_only_woken(parcel, started_at)]
+    group = [pair for pair in group if not is_only_woken(pair[0], started_at)] if late else group
     present = [pair for pair in group if pair[0].message_id in contents]
     missing = [content_missing(parcel, started_at) for parcel, _ in group if parcel.message_id not in contents]
-    return missing + local.deliver(present, contents)
+    return late + missing + local.deliver(present, contents)
 
 
 async def deliver_foreign(
@@ -108,6 +122,8 @@ async def deliver_foreign(
     """Steps 3 and 4 for one message to recipients of one domain: find the way and go it."""
     started_at = timezone.now()
     first = parcels[0]
+    if is_only_woken(first, started_at):  # its deadline passed in the lane, and is that of all recipients
+        return [without_attempt(parcel, started_at) for parcel in parcels]
     route = await router(first.domain)
     outcomes = await _carry(parcels, octets, route, transport)
     return [_result(parcel, outcomes[parcel.recipient], started_at) for parcel in parcels]
@@ -127,6 +143,14 @@ async def _carry(
         content=octets,
         body_type=first.body_type,
         is_smtputf8=first.is_smtputf8,
+        dsn_return=first.dsn_return,
+        envelope_id=first.envelope_id,
+        dsn_requests={
+            parcel.recipient: DsnRequest(parcel.notify, parcel.original_recipient)
+            for parcel in parcels
+            if parcel.notify or parcel.original_recipient
+        },
+        deadline=Deadline(first.deliver_by_at, first.deliver_by_mode) if first.deliver_by_at else None,
     )
     return await transport.deliver(job, route)
 

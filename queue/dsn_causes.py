@@ -35,6 +35,10 @@ _CAUSES = {
         "Please send it in smaller parts, or put large attachments elsewhere and send a link.",
     ),
     "3": Cause("The recipient's mail system could not take the message.", "Please send it again later."),
+    "3.3": Cause(
+        "The other mail system cannot do what your message asks for, such as to keep a deadline (DELIVERBY).",
+        "Please send it again without that wish.",
+    ),
     "3.4": Cause(
         "The message is larger than the other mail system allows.",
         "Please send it in smaller parts, or put large attachments elsewhere and send a link.",

@@ -63,3 +63,8 @@ def quoted_printable(octets: bytes) -> bytes:
     """Encode with lines of at most 76 octets; a bare CR or LF becomes a line end, as in any text part."""
     lines = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return quopri.encodestring(lines).replace(b"\n", b"\r\n")
+
+
+def fields(*lines: str) -> bytes:
+    """Return lines of a header section, or of a group of report fields, ready for the wire."""
+    return b"".join(line.encode() + b"\r\n" for line in lines)

@@ -207,7 +207,7 @@ class Engine:
                 await self._pause()
                 continue
             if not ids:
-                self._sweep_wanted = bool(found.ours or found.foreign or found.hopeless)
+                self._sweep_wanted = bool(found.ours or found.foreign or found.decided)
             self._dispatch(found)
 
     async def _pause(self) -> None:
@@ -227,7 +227,7 @@ class Engine:
         """
         ours = [(parcel, resolution) for parcel, resolution in found.ours if self._is_new(parcel)]
         foreign = [parcel for parcel in found.foreign if self._is_new(parcel)]
-        self._ended([result for result in found.hopeless if self._is_new(result.parcel)])
+        self._ended([result for result in found.decided if self._is_new(result.parcel)])
         if ours:
             self._spawn(self._deliver_ours(ours))
         for parcel in foreign:
@@ -347,10 +347,18 @@ class Engine:
                     logger.error("queue.renew_failed", cause=f"{type(error).__name__}: {error}")
 
     async def _sweep_forever(self) -> None:
-        """Look at the database from time to time: rings get lost, leases run out, retries come due."""
+        """Look at the database from time to time: rings get lost, leases run out, retries and deadlines come."""
         while True:
             await asyncio.sleep(settings.SWEEP_INTERVAL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+            self._end_overdue()
             self._want_sweep()
+
+    def _end_overdue(self) -> None:
+        """End what waits in a lane behind its deadline: a slow domain is no reason to keep its sender waiting."""
+        now = timezone.now()
+        overdue = self._lanes.take_out(lambda parcel: delivery.is_only_woken(parcel, now))
+        self._loaded_octets -= sum(len(parcel.content or b"") for parcel in overdue)
+        self._ended([settle.without_attempt(parcel, now) for parcel in overdue])
 
     async def _finish(self) -> None:
         """End at shutdown: give back what was not begun, wait for the rest, write all down."""

@@ -7,6 +7,7 @@ a slow one fills its own lane and nobody else's.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from queue.claim import Parcel
@@ -72,6 +73,18 @@ class Lanes:
         for domain in found:
             self._lanes[domain].was_full = True
         return found
+
+    def take_out(self, is_meant: Callable[[Parcel], bool]) -> list[Parcel]:
+        """Take those out that have not begun and are meant."""
+        taken: list[Parcel] = []
+        for domain, lane in list(self._lanes.items()):
+            found = [parcel for parcel in lane.waiting if is_meant(parcel)]
+            if found:
+                lane.waiting = deque(parcel for parcel in lane.waiting if not is_meant(parcel))
+                taken += found
+                if not lane.waiting and not lane.running:
+                    del self._lanes[domain]
+        return taken
 
     def empty(self) -> list[Parcel]:
         """Take everything out that has not begun."""

@@ -6,6 +6,7 @@ import enum
 import re
 from dataclasses import dataclass
 
+NOTHING: frozenset[str] = frozenset()
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
 
 
@@ -20,7 +21,8 @@ class Outcome:
     """The end of one attempt for one recipient.
 
     `reply` is the peer's own text, or our words where no reply came; `code` is None then. `next_hop` is
-    `host[address]:port` or the mailbox. `tls` names protocol and cipher, empty in clear.
+    `host[address]:port` or the mailbox. `tls` names protocol and cipher, empty in clear. `announced`: which of `DSN`
+    and `DELIVERBY` the next hop has: what it has, it answers for (RFC 3461 §5.2.1, RFC 2852 §4.1.4).
     """
 
     kind: Kind
@@ -30,18 +32,27 @@ class Outcome:
     enhanced_code: str = ""
     next_hop: str = ""
     tls: str = ""
+    announced: frozenset[str] = NOTHING
 
     @property
     def is_final(self) -> bool:
         return self.kind is not Kind.DEFERRED
 
 
-def from_reply(code: int, text: str, *, transport: str, next_hop: str = "", tls: str = "") -> Outcome:
+def from_reply(
+    code: int,
+    text: str,
+    *,
+    transport: str,
+    next_hop: str = "",
+    tls: str = "",
+    announced: frozenset[str] = NOTHING,
+) -> Outcome:
     """Judge a peer's reply: 2xx delivered, 5xx failed, everything else deferred (RFC 5321 §4.2.1)."""
     kind = Kind.DELIVERED if 200 <= code < 300 else Kind.FAILED if 500 <= code < 600 else Kind.DEFERRED
     found = _ENHANCED.match(text)
     enhanced = found[1] if found and found[1][0] == str(code)[0] else ""
-    return Outcome(kind, text, transport, code, enhanced, next_hop, tls)
+    return Outcome(kind, text, transport, code, enhanced, next_hop, tls, announced)
 
 
 def deferred(

@@ -1,9 +1,10 @@
-"""Whether a failure is reported, and to whom: DSNs handed in by the front door (RFC 3461 §5.2, RFC 5321 §6.1)."""
+"""Whether the sender hears of it: DSNs handed in by the front door (RFC 3461 §5.2, §6.1, RFC 5321 §6.1)."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 from django.conf import settings
@@ -15,84 +16,107 @@ from mailflow.models import Event, Message
 from mailflow.smtp.envelope import Envelope, Recipient
 from mailflow.spool.accepted import Origin
 from queue.claim import Parcel
-from queue.dsn import DsnFacts, RecipientFacts, failure_dsn
-from queue.outcome import Kind, Outcome
+from queue.dsn import compose
+from queue.dsn_facts import Action, DsnFacts, RecipientFacts
+from queue.notices import is_wanted
+from queue.outcome import Outcome
 
 logger = structlog.get_logger(__name__)
 
-Failure = tuple[Parcel, Outcome, dt.datetime]
+MAX_NAMED = 10  # recipients in the words of one event
+_NOUNS = {
+    Action.FAILED: "failure report",
+    Action.DELAYED: "delay report",
+    Action.DELIVERED: "report of delivery",
+    Action.RELAYED: "report of relaying",
+    Action.EXPANDED: "report of forwarding to several recipients",
+}
 
 
-def wants_failure_report(notify: str) -> bool:
-    """Without NOTIFY a failure is reported; with it, only where it says FAILURE (RFC 3461 §4.1)."""
-    return not notify or "FAILURE" in notify.split(",")
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a report tells of one recipient; `attempted_at` None where no attempt was made."""
+
+    parcel: Parcel
+    outcome: Outcome
+    attempted_at: dt.datetime | None
+    is_expired: bool = False
 
 
-def failure_reports(message: Message, failures: Sequence[Failure], *, original: bytes, now: dt.datetime) -> list[int]:
-    """Accept one DSN for all failures of a message in the caller's transaction; return its queue entries' ids.
+def send(message: Message, action: Action, cases: Sequence[Case], *, original: bytes, now: dt.datetime) -> list[int]:
+    """Accept one DSN for the cases of a message in the caller's transaction; return its queue entries' ids.
 
-    `original` is the message, or as much of its beginning as is at hand.
-
-    No report goes to a null path or where NOTIFY forbids it: an event says so instead.
+    `original` is the message, or as much of its beginning as is at hand. No report goes to a null path or where NOTIFY
+    forbids it: an event says so instead.
     """
-    wanted = [failure for failure in failures if wants_failure_report(failure[0].notify)]
+    noun = _NOUNS[action]
+    wanted = [case for case in cases if is_wanted(action, case.parcel.notify)]
     silence = _reason_for_silence(message, wanted)
     if silence:
-        events.record([_event(message, Event.Kind.DSN_WITHHELD, f"No failure report was sent: {silence}.")])
+        events.record([_event(message, Event.Kind.DSN_WITHHELD, f"No {noun} was sent{_about(cases)}: {silence}.")])
         return []
-    facts = DsnFacts(
-        hostname=settings.SMTP_HOSTNAME,
-        message_id=message.pk,
-        reverse_path=message.reverse_path,
-        accepted_at=message.created_at,
-        recipients=[_recipient_facts(*failure) for failure in wanted],
-        content=original,
-        now=now,
-        subject=message.subject,
-        internet_message_id=message.internet_message_id,
-        envelope_id=message.envelope_id,
-        dsn_return=message.dsn_return if message.size_octets <= len(original) else "HDRS",
-        is_smtputf8=message.is_smtputf8,
-    )
+    facts = _facts(message, action, wanted, original=original, now=now)
+    recipient = Recipient(parse_address(message.reverse_path), notify="NEVER")
+    is_utf8 = facts.needs_smtputf8
     submission = receiver.Submission(
         source=Message.Source.DSN.value,
-        envelope=Envelope(
-            None,
-            [Recipient(parse_address(message.reverse_path), notify="NEVER")],
-            body_type="8BITMIME" if facts.needs_smtputf8 else "",
-            is_smtputf8=facts.needs_smtputf8,
-        ),
+        envelope=Envelope(None, [recipient], body_type="8BITMIME" if is_utf8 else "", is_smtputf8=is_utf8),
         origin=Origin(protocol="INTERNAL", trace_id=message.trace_id, organization_id=message.organization_id),
-        content=failure_dsn(facts),
+        content=compose(facts),
     )
     try:
         entry_ids = receiver.accept_within([submission])
     except Refused as refusal:
         logger.error("queue.report_refused", message_id=message.pk, cause=refusal.reason)
-        words = f"The failure report could not be sent: {refusal.reason}."
+        words = f"The {noun}{_about(wanted)} could not be sent: {refusal.reason}."
         events.record([_event(message, Event.Kind.DSN_WITHHELD, words)])
         return []
-    words = f"A failure report goes to the sender <{message.reverse_path}>."
+    words = f"A {noun}{_about(wanted)} goes to the sender <{message.reverse_path}>."
     events.record([_event(message, Event.Kind.DSN_SENT, words)])
     return entry_ids
 
 
-def _recipient_facts(parcel: Parcel, outcome: Outcome, attempted_at: dt.datetime) -> RecipientFacts:
-    return RecipientFacts(
-        parcel.recipient,
-        outcome,
-        attempted_at,
-        expired=_ran_out_of_time(parcel, outcome),
-        original_recipient=parcel.original_recipient,
+def _facts(message: Message, action: Action, cases: Sequence[Case], *, original: bytes, now: dt.datetime) -> DsnFacts:
+    return DsnFacts(
+        hostname=settings.SMTP_HOSTNAME,
+        message_id=message.pk,
+        reverse_path=message.reverse_path,
+        accepted_at=message.created_at,
+        recipients=[_recipient(case, action) for case in cases],
+        content=original,
+        now=now,
+        action=action,
+        subject=message.subject,
+        internet_message_id=message.internet_message_id,
+        envelope_id=message.envelope_id,
+        dsn_return=message.dsn_return if message.size_octets <= len(original) else "HDRS",
+        is_smtputf8=message.is_smtputf8,
+        deliver_by_at=cases[0].parcel.deliver_by_at,
     )
 
 
-def _ran_out_of_time(parcel: Parcel, outcome: Outcome) -> bool:
-    """Whether the age limit ended it: neither a permanent refusal nor the number of attempts did."""
-    return outcome.kind is Kind.DEFERRED and parcel.attempts + 1 < parcel.max_attempts
+def _recipient(case: Case, action: Action) -> RecipientFacts:
+    parcel = case.parcel
+    ends_at = parcel.expires_at
+    if parcel.deliver_by_at is not None and parcel.deliver_by_mode.startswith("R"):
+        ends_at = min(ends_at, parcel.deliver_by_at)
+    return RecipientFacts(
+        parcel.recipient,
+        case.outcome,
+        case.attempted_at,
+        expired=case.is_expired,
+        original_recipient=parcel.original_recipient,
+        retry_until=ends_at if action is Action.DELAYED else None,
+    )
 
 
-def _reason_for_silence(message: Message, wanted: Sequence[Failure]) -> str:
+def _about(cases: Sequence[Case]) -> str:
+    named = [case.parcel.recipient for case in cases[:MAX_NAMED]]
+    more = f" and {len(cases) - MAX_NAMED} more" if len(cases) > MAX_NAMED else ""
+    return f" for {', '.join(named)}{more}"
+
+
+def _reason_for_silence(message: Message, wanted: Sequence[Case]) -> str:
     if not message.reverse_path:
         return "the message came from the null path, which is never reported to"
     if not wanted:

@@ -1,11 +1,16 @@
-"""What follows an attempt, and when: the retry schedule as pure functions (RFC 5321 §4.5.4.1)."""
+"""What follows an attempt, and when: retries, deadlines and the word of a delay, as pure functions.
+
+RFC 5321 §4.5.4.1 for the retries, RFC 2852 §4.1.3 for the deadline that a sender set (BY), RFC 3461 §5.2.5 for the
+report of a delay. An entry is also woken where no attempt is to be made: at a deadline, and when its sender is to hear
+of the delay. `retry_at` then keeps the time of the attempt, so that a wake costs none.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from queue.outcome import Kind, Outcome
 
@@ -13,7 +18,7 @@ JITTER = 0.2  # each delay is stretched by up to a fifth, so that an outage's ma
 
 
 class End(enum.StrEnum):
-    """How an attempt leaves its entry."""
+    """How an attempt, or a wake without one, leaves its entry."""
 
     DELIVERED = "delivered"
     RETRY = "retry"
@@ -21,12 +26,59 @@ class End(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What bounds an entry in time. `delay_notice_at`: when its sender is to hear of a delay; None where never (again).
+
+    `is_returned` says what the sender wants at `deliver_by_at`: the message back (mode R), or to be told (mode N).
+    """
+
+    expires_at: dt.datetime
+    deliver_by_at: dt.datetime | None = None
+    is_returned: bool = False
+    delay_notice_at: dt.datetime | None = None
+
+    def is_over(self, now: dt.datetime) -> bool:
+        """Whether no attempt may be made any more, by the sender's own wish (RFC 2852 §4.1.3)."""
+        return self.is_returned and self.deliver_by_at is not None and self.deliver_by_at <= now
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """`next_attempt_at` only for a retry; `reason` says in words why a deferred entry ended, or when it goes on."""
+    """`next_attempt_at` only for a retry: when the entry is looked at next.
+
+    `retry_at` is the time of its next attempt, where that comes later. `reason` says in words why a deferred entry
+    ended, or when it goes on. `is_expired`: the time allowed ended it. `tells_delay`: its sender is to hear of it now.
+    """
 
     end: End
     next_attempt_at: dt.datetime | None
     reason: str
+    retry_at: dt.datetime | None = None
+    is_expired: bool = False
+    tells_delay: bool = False
+
+
+def terms_of(
+    *,
+    created_at: dt.datetime,
+    expires_at: dt.datetime,
+    deliver_by_at: dt.datetime | None,
+    deliver_by_mode: str,
+    wants_delay: bool,
+    delay_told_at: dt.datetime | None,
+    delay_after: dt.timedelta,
+) -> Terms:
+    """Return an entry's terms. A sender who set a deadline in mode N hears of a delay then, and not by our own rule.
+
+    `wants_delay` is whether our own rule applies; at a deadline it is decided, and written down, when it has come.
+    """
+    notice_at = None
+    if delay_told_at is None:
+        if deliver_by_mode.startswith("N"):
+            notice_at = deliver_by_at
+        elif wants_delay and delay_after:
+            notice_at = created_at + delay_after
+    return Terms(expires_at, deliver_by_at, deliver_by_mode.startswith("R"), notice_at)
 
 
 def next_delay(delays: Sequence[dt.timedelta], attempts: int, fraction: float) -> dt.timedelta:
@@ -41,7 +93,7 @@ def next_step(
     attempts: int,
     max_attempts: int,
     now: dt.datetime,
-    expires_at: dt.datetime,
+    terms: Terms,
     delays: Sequence[dt.timedelta],
     fraction: float,
 ) -> Step:
@@ -50,11 +102,42 @@ def next_step(
         return Step(End.DELIVERED, None, "")
     if outcome.kind is Kind.FAILED:
         return Step(End.BOUNCED, None, "the refusal is permanent")
+    if terms.is_over(now):
+        return _over(terms)
     if attempts >= max_attempts:
         return Step(End.BOUNCED, None, f"all {max_attempts} attempts are used up")
     at = now + next_delay(delays, attempts, fraction)
-    if at > expires_at:
-        return Step(
-            End.BOUNCED, None, f"the next attempt would come after {expires_at:%Y-%m-%d %H:%M} UTC, its last hour"
-        )
-    return Step(End.RETRY, at, f"attempt {attempts + 1} of {max_attempts} follows at {at:%H:%M:%S} UTC")
+    if at > terms.expires_at:
+        reason = f"the next attempt would come after {terms.expires_at:%Y-%m-%d %H:%M} UTC, its last hour"
+        return Step(End.BOUNCED, None, reason, is_expired=True)
+    return _wait(at, f"attempt {attempts + 1} of {max_attempts} follows at {at:%H:%M:%S} UTC", now, terms)
+
+
+def woken(*, retry_at: dt.datetime | None, attempts: int, max_attempts: int, now: dt.datetime, terms: Terms) -> Step:
+    """Judge an entry that was woken without an attempt: ended at its deadline, or set back to wait for its retry."""
+    if terms.is_over(now):
+        return _over(terms)
+    at = max(retry_at or now, now)
+    return _wait(at, f"attempt {attempts + 1} of {max_attempts} follows at {at:%H:%M:%S} UTC", now, terms)
+
+
+def needs_no_attempt(*, retry_at: dt.datetime | None, now: dt.datetime, terms: Terms) -> bool:
+    """Whether a claimed entry was only woken: it is too late for an attempt (mode R), or too early for the next."""
+    return terms.is_over(now) or (retry_at is not None and retry_at > now)
+
+
+def _over(terms: Terms) -> Step:
+    assert terms.deliver_by_at is not None
+    reason = f"the sender wanted it delivered by {terms.deliver_by_at:%Y-%m-%d %H:%M:%S} UTC or not at all (BY)"
+    return Step(End.BOUNCED, None, reason, is_expired=True)
+
+
+def _wait(at: dt.datetime, reason: str, now: dt.datetime, terms: Terms) -> Step:
+    """Wait for the attempt, and wake before it where something else comes first."""
+    step = Step(End.RETRY, at, reason)
+    if terms.delay_notice_at is not None and terms.delay_notice_at <= now:
+        step = replace(step, tells_delay=True)
+        if terms.delay_notice_at == terms.deliver_by_at:
+            step = replace(step, reason=f"the time that the sender set (BY) has passed; {reason}")
+    wakes = [wake for wake in (terms.deliver_by_at, terms.delay_notice_at) if wake is not None and now < wake < at]
+    return replace(step, next_attempt_at=min(wakes), retry_at=at) if wakes else step

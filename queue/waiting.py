@@ -17,6 +17,16 @@ def waiting_for(entry: Entry, now: dt.datetime) -> str:
         return "another worker, since the one that had it fell silent"
     if entry.next_attempt_at <= now:
         return "a free worker"
+    if entry.retry_at is not None and entry.retry_at > entry.next_attempt_at:
+        return _wake(entry)
     if entry.attempts:
         return f"attempt {entry.attempts + 1} of {entry.max_attempts}, since the last one was deferred"
     return "its time of sending"
+
+
+def _wake(entry: Entry) -> str:
+    """Say what comes before the next attempt (`queue.schedule`)."""
+    if entry.next_attempt_at == entry.deliver_by_at and entry.deliver_by_mode.startswith("R"):
+        return "the time at which the sender wants it back (BY), which comes before another attempt"
+    attempt = f"attempt {entry.attempts + 1} of {entry.max_attempts}"
+    return f"the time at which its sender is told of the delay; {attempt} follows"

@@ -43,6 +43,13 @@ class Entry(models.Model):
         max_length=2, blank=True, help_text="R: bounce at the deadline; N: tell the sender then; a T asks for a trace."
     )
 
+    retry_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the next attempt is due, where the entry is looked at before that."
+    )
+    delay_told_at = models.DateTimeField(
+        null=True, blank=True, help_text="When its sender was to be told of the delay, which happens once."
+    )
+
     class Meta:
         ordering = ["-id"]
         verbose_name = "queue entry"

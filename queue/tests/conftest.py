@@ -34,11 +34,17 @@ def accept(db: None) -> Callable[..., list[int]]:
     """Accept a message by the front door; return its entries' ids."""
 
     def accept_message(
-        *recipients: str, sender: str | None = "alice@example.com", notify: str = "", body: bytes = b"x\r\n"
+        *recipients: str,
+        sender: str | None = "alice@example.com",
+        notify: str = "",
+        original_recipient: str = "",
+        body: bytes = b"x\r\n",
+        **envelope_fields: Any,
     ) -> list[int]:
         envelope = Envelope(
             parse_address(sender) if sender else None,
-            [Recipient(parse_address(recipient), notify) for recipient in recipients],
+            [Recipient(parse_address(recipient), notify, original_recipient) for recipient in recipients],
+            **envelope_fields,
         )
         submission = receiver.Submission(
             source=Message.Source.SUBMISSION.value,

@@ -71,8 +71,9 @@ def job(
     body_type: str = "",
     reverse_path: str = "from@example.org",
     is_smtputf8: bool = False,
+    **requests: Any,
 ) -> Job:
-    return Job("msg_1", "trace", reverse_path, recipients or (TO,), content, body_type, is_smtputf8)
+    return Job("msg_1", "trace", reverse_path, recipients or (TO,), content, body_type, is_smtputf8, **requests)
 
 
 async def deliver_over(*peers: Peer, message: Job | None = None, **changes: Any) -> Mapping[str, Outcome]:

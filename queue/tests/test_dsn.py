@@ -14,8 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from queue import dsn_original
-from queue.dsn import DsnFacts, RecipientFacts, failure_dsn, status_of
+from queue.dsn import compose
 from queue.dsn_causes import cause_of
+from queue.dsn_facts import DsnFacts, RecipientFacts
+from queue.dsn_status import status_of
 from queue.outcome import Outcome, deferred, failed, from_reply
 
 NOW = dt.datetime(2026, 11, 20, 12, 0, 1, tzinfo=dt.UTC)
@@ -48,7 +50,7 @@ def facts(*recipients: RecipientFacts, **changes: Any) -> DsnFacts:
 
 def report(given_facts: DsnFacts) -> tuple[Message, str, list[Message], Message]:
     """Return the whole report, its text, the groups of its delivery-status part, and the part with the original."""
-    octets = failure_dsn(given_facts)
+    octets = compose(given_facts)
     whole = email.message_from_bytes(octets, policy=email.policy.compat32)
     text, status, original = cast(list[Message], whole.get_payload())
     readable = cast(bytes, text.get_payload(decode=True)).decode(text.get_content_charset("us-ascii"))
@@ -199,7 +201,7 @@ def test_a_message_without_a_body_gives_its_header(content: bytes) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\r\n", b"\r\nbody only\r\n"])
 def test_a_message_without_a_header_gives_nothing_back(content: bytes) -> None:
-    octets = failure_dsn(facts(content=content))
+    octets = compose(facts(content=content))
     assert_7bit(octets)
     assert b"body only" not in octets
 
@@ -210,7 +212,7 @@ def test_a_header_with_raw_octets_is_encoded_and_comes_back() -> None:
     original = report(given_facts)[3]
     assert original["Content-Transfer-Encoding"] == "quoted-printable"
     assert original.get_payload(decode=True) == head
-    assert_7bit(failure_dsn(given_facts))
+    assert_7bit(compose(given_facts))
 
 
 def test_a_huge_header_is_cut_after_a_whole_field_line() -> None:
@@ -222,13 +224,13 @@ def test_a_huge_header_is_cut_after_a_whole_field_line() -> None:
 
 
 def test_a_header_of_one_endless_line_is_cut_and_encoded() -> None:
-    octets = failure_dsn(facts(content=b"X: " + b"y" * 500_000))
+    octets = compose(facts(content=b"X: " + b"y" * 500_000))
     assert_7bit(octets)
     assert len(octets) < 2 * dsn_original.MAX_HEADER_OCTETS
 
 
 def test_the_whole_message_is_given_back_where_the_sender_asked_for_it() -> None:
-    octets = failure_dsn(facts(dsn_return="FULL"))
+    octets = compose(facts(dsn_return="FULL"))
     original = report(facts(dsn_return="FULL"))[3]
     assert original.get_content_type() == "message/rfc822"
     assert b"\r\n\r\n" + CONTENT + b"\r\n--" in octets
@@ -292,11 +294,11 @@ def test_an_envelope_id_is_given_back() -> None:
 
 def test_the_null_path_gets_no_report() -> None:
     with pytest.raises(ValueError, match="null path"):
-        failure_dsn(facts(reverse_path=""))
+        compose(facts(reverse_path=""))
 
 
 def test_equal_facts_give_equal_reports_and_other_facts_another_id() -> None:
-    assert failure_dsn(facts()) == failure_dsn(facts())
+    assert compose(facts()) == compose(facts())
     other = report(facts(message_id="msg_01other"))[0]
     assert other["Message-ID"] != report(facts())[0]["Message-ID"]
     assert other.get_boundary() != report(facts())[0].get_boundary()
@@ -317,7 +319,7 @@ def test_no_remote_text_breaks_the_report(answer: str, subject: str) -> None:
     hostile = from_reply(550, answer, transport="smtp", next_hop=HOP)
     own = deferred(answer, transport="smtp", next_hop=answer)
     given_facts = facts(recipient(hostile), recipient(own, "carol@example.org", expired=True), subject=subject)
-    octets = failure_dsn(given_facts)
+    octets = compose(given_facts)
     assert_7bit(octets)
     whole, text, groups, original = report(given_facts)
     usual = report(facts(recipient(), recipient()))

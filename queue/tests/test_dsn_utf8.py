@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from accounts.names import InvalidName, parse_address
-from queue.dsn import DsnFacts, failure_dsn
+from queue.dsn import compose
+from queue.dsn_facts import DsnFacts
 from queue.outcome import failed, from_reply
 from queue.tests.test_dsn import HOP, assert_7bit, facts, recipient
 
@@ -47,7 +48,7 @@ def parts_of(octets: bytes) -> tuple[Any, list[Part]]:
 
 
 def report(given_facts: DsnFacts) -> tuple[Any, list[Part]]:
-    whole, parts = parts_of(failure_dsn(given_facts))
+    whole, parts = parts_of(compose(given_facts))
     assert len(parts) == 3
     return whole, parts
 
@@ -71,7 +72,7 @@ def fields_of(status: Part) -> list[dict[str, str]]:
 
 def test_a_report_to_ascii_goes_to_any_host_and_says_all_in_utf8_within() -> None:
     assert not to_ascii().needs_smtputf8
-    assert_7bit(failure_dsn(to_ascii()))
+    assert_7bit(compose(to_ascii()))
     whole, (text, status, original) = report(to_ascii())
     assert whole["Content-Transfer-Encoding"] == "7bit"
     assert [text.content_type, status.content_type, original.content_type] == [
@@ -88,7 +89,7 @@ def test_a_report_to_ascii_goes_to_any_host_and_says_all_in_utf8_within() -> Non
 
 def test_a_report_to_an_address_beyond_ascii_is_internationalised_itself() -> None:
     assert to_utf8().needs_smtputf8
-    octets = failure_dsn(to_utf8())
+    octets = compose(to_utf8())
     assert "\r\nTo: <žofie@例え.jp>\r\n".encode() in octets
     whole, (_, status, original) = report(to_utf8())
     assert whole["Content-Transfer-Encoding"] == "8bit"
@@ -130,7 +131,7 @@ def test_a_header_that_is_no_utf8_is_given_back_as_before() -> None:
 
 
 def test_what_was_declared_and_is_ascii_is_reported_as_ever() -> None:
-    assert failure_dsn(facts(is_smtputf8=True)) == failure_dsn(facts())
+    assert compose(facts(is_smtputf8=True)) == compose(facts())
 
 
 def test_a_utf8_header_that_was_not_declared_is_reported_as_ever() -> None:
@@ -197,7 +198,7 @@ def test_no_text_breaks_an_internationalised_report(original: str, answer: str, 
             recipient(outcome, f"ž{address}@example.com", original_recipient=original),
             reverse_path=reverse_path, content=CONTENT, is_smtputf8=True, subject=answer,
         )  # fmt: skip
-        octets = failure_dsn(given_facts)
+        octets = compose(given_facts)
         assert b"\0" not in octets and octets.count(b"\r\n") == octets.count(b"\r") == octets.count(b"\n")
         assert max(map(len, octets.split(b"\r\n"))) <= 998
         assert octets.decode() and given_facts.needs_smtputf8 == (reverse_path[0] == "ž")

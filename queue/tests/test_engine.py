@@ -207,7 +207,7 @@ def test_a_full_mailbox_defers(alice: User, accept: Accept) -> None:
     with running_engine() as engine:
         engine.ring(ids)
         wait_until(lambda: Entry.objects.get().status == Entry.Status.RETRY)
-    assert Entry.objects.get().last_reply == "The mailbox is full."
+    assert Entry.objects.get().last_reply == "The mailbox of <alice@example.com> is full; try again later."
 
 
 def test_a_slow_domain_holds_up_no_other(alice: User, accept: Accept, resolver: MemoryResolver, settings: Any) -> None:

@@ -115,3 +115,19 @@ def test_an_entry_says_what_it_waits_for(
     due = None if minutes is None else START + dt.timedelta(minutes=minutes)
     entry = Entry(status=status, next_attempt_at=due, attempts=attempts, max_attempts=5, lease=lease)
     assert waiting_for(entry, START) == words
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("R", "the time at which the sender wants it back (BY), which comes before another attempt"),
+        ("N", "the time at which its sender is told of the delay; attempt 2 of 5 follows"),
+    ],
+)
+def test_an_entry_that_is_woken_before_its_retry_says_what_for(accept: Accept, mode: str, words: str) -> None:
+    accept("a@x.example")
+    entry, now = Entry.objects.get(), timezone.now()
+    entry.status, entry.attempts, entry.deliver_by_mode = Entry.Status.RETRY, 1, mode
+    entry.next_attempt_at = entry.deliver_by_at = now + dt.timedelta(minutes=1)
+    entry.retry_at = now + dt.timedelta(hours=1)
+    assert waiting_for(entry, now) == words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 
 from accounts.models import User
 from accounts.tests.zone import Zone, serving
+from mailflow.mailboxes import read_copy
+from mailflow.models import FiledMessage
+from mailflow.smtp.envelope import DeliverBy
 from queue.engine import Engine
 from queue.models import Attempt, Entry
 from queue.tests.conftest import open_entries, wait_until
@@ -84,3 +88,34 @@ def test_a_broken_name_server_defers(alice: User, accept: Accept, live: None) ->
     deliver(accept("a@broken.example"), lambda: Attempt.objects.exists())
     assert Entry.objects.get().status == Entry.Status.RETRY
     assert Attempt.objects.get().enhanced_code == "4.4.3"
+
+
+def test_what_the_sender_wants_goes_on_to_a_host_that_takes_it(
+    alice: User, accept: Accept, live: None, peer: Peer
+) -> None:
+    peer.extensions = ["DSN", "DELIVERBY 30", "PIPELINING"]
+    ids = accept(
+        "a@plain.example", notify="SUCCESS", envelope_id="QQ", dsn_return="HDRS", deliver_by=DeliverBy(1000, "RT")
+    )
+    deliver(ids, lambda: FiledMessage.objects.exists())
+    mail, rcpt = [command for command in peer.commands if command.startswith(("MAIL", "RCPT"))]
+    assert re.fullmatch(r"MAIL FROM:<alice@example.com> RET=HDRS ENVID=QQ BY=9\d\d;RT", mail)
+    assert rcpt == "RCPT TO:<a@plain.example> NOTIFY=SUCCESS ORCPT=rfc822;a@plain.example"
+    report = read_copy(FiledMessage.objects.get())
+    assert b"Action: relayed\r\n" in report and b"Original-Envelope-Id: QQ\r\n" in report
+
+
+def test_mail_that_is_wanted_back_does_not_leave_for_a_host_that_keeps_no_deadline(
+    alice: User, accept: Accept, live: None, peer: Peer
+) -> None:
+    deliver(accept("a@plain.example", deliver_by=DeliverBy(1000, "R")), lambda: FiledMessage.objects.exists())
+    assert (peer.messages, Attempt.objects.get(transport="smtp").enhanced_code) == ([], "5.3.3")
+    assert b"Action: failed\r\nStatus: 5.3.3\r\n" in read_copy(FiledMessage.objects.get())
+
+
+def test_mail_in_mode_n_goes_to_a_host_that_keeps_no_deadline_and_the_sender_is_told(
+    alice: User, accept: Accept, live: None, peer: Peer
+) -> None:
+    deliver(accept("a@plain.example", deliver_by=DeliverBy(1000, "N")), lambda: FiledMessage.objects.exists())
+    assert len(peer.messages) == 1
+    assert b"Action: relayed\r\n" in read_copy(FiledMessage.objects.get())

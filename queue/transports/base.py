@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from queue.outcome import Outcome
@@ -37,10 +38,27 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class DsnRequest:
+    """What the sender wants to hear of one recipient: NOTIFY and ORCPT, decoded; empty where absent (RFC 3461 §4)."""
+
+    notify: str = ""
+    original_recipient: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """The BY of the message as a time; `mode` R, N, RT or NT (RFC 2852 §4)."""
+
+    at: dt.datetime
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One message for one or more recipients that share a route. `content` is the whole message, CRLF line ends.
 
-    `is_smtputf8` and `body_type` are what was declared when it came (RFC 6531 §3.4, RFC 6152, RFC 3030).
+    `is_smtputf8` and `body_type` are what was declared when it came (RFC 6531 §3.4, RFC 6152, RFC 3030); `dsn_return`,
+    `envelope_id` (decoded) and, for each recipient that has any, `dsn_requests` what DSN was to do (RFC 3461 §4).
     """
 
     message_id: str
@@ -50,6 +68,10 @@ class Job:
     content: bytes
     body_type: str
     is_smtputf8: bool = False
+    dsn_return: str = ""
+    envelope_id: str = ""
+    dsn_requests: Mapping[str, DsnRequest] = field(default_factory=dict)
+    deadline: Deadline | None = None
 
 
 class Transport(Protocol):

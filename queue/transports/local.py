@@ -1,4 +1,7 @@
-"""Deliver to our own addresses: copies for mailboxes, forwards for aliases (contract §3).
+"""Deliver to our own addresses: copies for mailboxes, forwards for aliases (contract §3, RFC 3461 §5.2.7).
+
+What the listener refuses at RCPT ends the same way here (`mailflow.policy.recipient`): mail by HTTP and forwards come
+by no RCPT, and what an address is may have changed since.
 
 Runs in a thread. The copy is stored durably here; its place in the mailbox, or the forwarded mail, is committed
 together with the end of the queue entry (`queue.settle`), so neither can be there twice or be missing.
@@ -17,17 +20,22 @@ from django.utils import timezone
 from accounts.addresses import Found, Resolution
 from accounts.names import Address, InvalidName, parse_address
 from mailflow.errors import Unavailable
-from mailflow.mailboxes import INBOX, NewFiling, QuotaVerdict, quota_verdict
+from mailflow.mailboxes import INBOX, NewFiling
 from mailflow.message.headers import header_section_end
 from mailflow.message.trace import return_path_line
-from mailflow.smtp.envelope import Envelope, Recipient
+from mailflow.policy.decision import Decision, Verdict
+from mailflow.policy.recipient import check_recipient
+from mailflow.smtp.envelope import DeliverBy, Envelope, Recipient
 from mailflow.spool.accepted import Origin
 from mailflow.storage import registry
 from mailflow.storage.base import Copy, Storage
 from queue.claim import Parcel
+from queue.notices import notify_of_each
 from queue.outcome import Kind, Outcome, deferred, failed
 from queue.settle import Forward, Result
+from queue.transports.base import Deadline
 from queue.transports.content import has_utf8_header
+from queue.transports.requests import seconds_left
 
 logger = structlog.get_logger(__name__)
 
@@ -44,25 +52,36 @@ def _deliver_one(parcel: Parcel, resolution: Resolution, content: bytes, storage
     started_at = timezone.now()
     filing: NewFiling | None = None
     forward: Forward | None = None
-    match resolution.found:
-        case Found.MAILBOX:
-            outcome, filing = _file(parcel, resolution, content, storage, started_at)
-        case Found.ALIAS:
-            outcome, forward = _forward(parcel, resolution, content)
-        case _:
-            outcome = failed("There is no such mailbox here.", transport=TRANSPORT, enhanced_code="5.1.1")
+    octets = return_path_line(parcel.reverse_path) + content
+    decision = check_recipient(
+        parse_address(parcel.recipient),
+        resolution,
+        may_relay="",
+        auth_possible=False,
+        declared_octets=len(octets),
+        is_smtputf8=True,  # only a report quotes it, and that can
+    )
+    if decision.stops:
+        outcome = _outcome_of(decision)
+    elif resolution.found is Found.MAILBOX:
+        outcome, filing = _file(parcel, resolution, octets, storage, started_at)
+    else:
+        outcome, forward = _forward(parcel, resolution, content)
     return Result(parcel, outcome, started_at, timezone.now(), filing, forward)
 
 
+def _outcome_of(decision: Decision) -> Outcome:
+    """Return what the listener would have said as an outcome; the words are ours, no peer spoke them."""
+    reply = decision.reply
+    assert reply is not None
+    if decision.verdict is Verdict.DEFER:
+        return deferred(f"{reply.text}.", transport=TRANSPORT, enhanced_code=reply.enhanced_code)
+    return failed(f"{reply.text}.", transport=TRANSPORT, enhanced_code=reply.enhanced_code)
+
+
 def _file(
-    parcel: Parcel, resolution: Resolution, content: bytes, storage: Storage, now: dt.datetime
+    parcel: Parcel, resolution: Resolution, octets: bytes, storage: Storage, now: dt.datetime
 ) -> tuple[Outcome, NewFiling | None]:
-    octets = return_path_line(parcel.reverse_path) + content
-    verdict = quota_verdict(resolution.used_octets, len(octets), resolution.quota_octets)
-    if verdict is QuotaVerdict.FAR_OVER:
-        return failed("The mailbox is full.", transport=TRANSPORT, enhanced_code="5.2.2"), None
-    if verdict is QuotaVerdict.OVER:
-        return deferred("The mailbox is full.", transport=TRANSPORT, enhanced_code="4.2.2"), None
     assert resolution.user_id is not None
     copy = Copy(str(parcel.entry_id), parcel.message_id, resolution.user_address, INBOX, parcel.created_at, octets)
     try:
@@ -92,7 +111,8 @@ def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Ou
         return failed(words, transport=TRANSPORT, enhanced_code="5.4.6"), None
     original = parcel.original_recipient or _original_recipient(parcel.recipient)
     try:
-        targets = [Recipient(parse_address(target), parcel.notify, original) for target in resolution.targets]
+        notify = notify_of_each(parcel.notify, len(resolution.targets))
+        targets = [Recipient(parse_address(target), notify, original) for target in resolution.targets]
         reverse_path = parse_address(parcel.reverse_path) if parcel.reverse_path else None
     except InvalidName as error:
         return failed(f"The alias cannot be followed: {error}.", transport=TRANSPORT, enhanced_code="5.1.3"), None
@@ -104,6 +124,7 @@ def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Ou
             dsn_return=parcel.dsn_return,
             envelope_id=parcel.envelope_id,
             is_smtputf8=parcel.is_smtputf8 or _is_smtputf8(reverse_path, targets) or has_utf8_header(content),
+            deliver_by=_deliver_by(parcel, timezone.now()),
         ),
         origin=Origin(
             protocol="INTERNAL",
@@ -118,6 +139,14 @@ def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Ou
     hop = "" if is_private else ", ".join(resolution.targets)[:300]
     words = f"{parcel.recipient} is an alias, its mail is forwarded"
     return Outcome(Kind.DELIVERED, words, TRANSPORT, 250, "2.0.0", next_hop=hop), forward
+
+
+def _deliver_by(parcel: Parcel, now: dt.datetime) -> DeliverBy | None:
+    """Return the deadline as the time that is left of it: the alias's mail has the same (RFC 2852 §4.1.4)."""
+    if parcel.deliver_by_at is None:
+        return None
+    left = seconds_left(Deadline(parcel.deliver_by_at, parcel.deliver_by_mode), now)
+    return DeliverBy(max(left, 1) if parcel.deliver_by_mode.startswith("R") else left, parcel.deliver_by_mode)
 
 
 def _original_recipient(recipient: str) -> str:

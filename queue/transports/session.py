@@ -1,10 +1,13 @@
 """A session with a next hop: one transaction after another (RFC 5321 §3, RFC 1870 §6, RFC 6152 §3, RFC 6531 §3.2).
 
+What the sender asked of DSN and DELIVERBY goes along (`requests`).
+
 `handshake.open_session` makes sessions. One coroutine uses a session at a time; a lost line ends it.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +15,7 @@ from queue.outcome import Outcome
 from queue.transports.base import NextHop
 from queue.transports.line import Line, LineLost
 from queue.transports.options import Timeouts
+from queue.transports.requests import DELIVERBY, DSN, Requests, mail_parameters, obstacle, recipient_parameters
 from queue.transports.transaction import Envelope, Transaction
 from queue.transports.verdicts import Verdicts
 
@@ -21,6 +25,7 @@ class Outgoing:
     """A message ready for the wire: `octets` are dot-stuffed with the final dot, `size_octets` counts neither.
 
     `needs_smtputf8` says in words what of it is beyond ASCII; empty where SMTPUTF8 is not needed for its own sake.
+    `requests`: what its sender asked for, where that is anything.
     """
 
     reverse_path: str
@@ -29,6 +34,7 @@ class Outgoing:
     is_declared_8bit: bool
     is_8bit: bool
     needs_smtputf8: str = ""
+    requests: Requests | None = None
 
 
 @dataclass(slots=True)
@@ -66,7 +72,8 @@ class Session:
         self._extensions = extensions
         self._size_limit = int(limit) if (limit := extensions.get("SIZE", "")).isdecimal() else 0
         self._needs_reset = False
-        self._verdicts = Verdicts(str(hop), smarthost, line.tls)
+        announced = frozenset(keyword for keyword in (DSN, DELIVERBY) if keyword in extensions)
+        self._verdicts = Verdicts(str(hop), smarthost, line.tls, announced)
 
     @property
     def is_quiet(self) -> bool:
@@ -89,8 +96,7 @@ class Session:
         return Delivery({**beyond, **delivery.outcomes}, [*beyond, *delivery.undecided], delivery.answered)
 
     async def _transact(self, message: Outgoing, recipients: Sequence[str]) -> Delivery:
-        mail_from = self._mail_from(message, recipients)
-        envelope = Envelope("RSET\r\n" if self._needs_reset else "", mail_from, recipients)
+        envelope = self._envelope(message, recipients)
         pipelining = "PIPELINING" in self._extensions
         transaction = Transaction(self._line, self._verdicts, self.timeouts, pipelining=pipelining)
         undecided: Sequence[str] = ()
@@ -120,13 +126,23 @@ class Session:
     def abort(self) -> None:
         self._line.abort()
 
-    def _mail_from(self, message: Outgoing, recipients: Sequence[str]) -> str:
-        """Declare what the message is, SMTPUTF8 only where something needs it (RFC 6531 §3.4)."""
+    def _envelope(self, message: Outgoing, recipients: Sequence[str]) -> Envelope:
         is_utf8 = bool(message.needs_smtputf8) or not all(map(str.isascii, recipients))
+        reset = "RSET\r\n" if self._needs_reset else ""
+        mail_from = self._mail_from(message, is_utf8=is_utf8)
+        if message.requests is None:
+            return Envelope(reset, f"{mail_from}\r\n", recipients)
+        now = dt.datetime.now(dt.UTC)
+        asked = mail_parameters(message.requests, self._extensions, now)
+        parameters = recipient_parameters(message.requests, recipients, self._extensions, now, is_smtputf8=is_utf8)
+        return Envelope(reset, f"{mail_from}{asked}\r\n", recipients, parameters)
+
+    def _mail_from(self, message: Outgoing, *, is_utf8: bool) -> str:
+        """Declare what the message is, SMTPUTF8 only where something needs it (RFC 6531 §3.4)."""
         is_8bit = message.is_declared_8bit or (is_utf8 and message.is_8bit)
         size = f" SIZE={message.size_octets}" if "SIZE" in self._extensions else ""
         body = " BODY=8BITMIME" if is_8bit and "8BITMIME" in self._extensions else ""
-        return f"MAIL FROM:<{message.reverse_path}>{size}{body}{' SMTPUTF8' if is_utf8 else ''}\r\n"
+        return f"MAIL FROM:<{message.reverse_path}>{size}{body}{' SMTPUTF8' if is_utf8 else ''}"
 
     def _beyond_ascii(self, message: Outgoing, recipients: Sequence[str]) -> dict[str, Outcome]:
         """Return the outcome of those for whom this peer would need SMTPUTF8 and lacks it (RFC 6531 §3.2, §3.5)."""
@@ -145,4 +161,8 @@ class Session:
             )
         if message.is_declared_8bit and message.is_8bit and "8BITMIME" not in self._extensions:
             return self._verdicts.permanent("5.6.3", "the message needs 8BITMIME, which the next hop does not offer")
+        if message.requests is not None:
+            found = obstacle(message.requests, self._extensions, dt.datetime.now(dt.UTC))
+            if found is not None:
+                return self._verdicts.permanent(found.enhanced_code, found.words)
         return None

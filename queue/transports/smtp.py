@@ -19,6 +19,7 @@ from queue.transports.content import NotLines, blocks, dot_stuffed, final_dot, h
 from queue.transports.handshake import SessionFailed, open_session
 from queue.transports.options import SmtpOptions, Timeouts
 from queue.transports.pool import SessionPool
+from queue.transports.requests import requests_of
 from queue.transports.session import Delivery, Outgoing, Session
 from queue.transports.verdicts import TRANSPORT
 
@@ -148,6 +149,7 @@ async def _outgoing(job: Job) -> Outgoing:
         is_declared_8bit=job.body_type in ("8BITMIME", "BINARYMIME"),
         is_8bit=is_8bit,
         needs_smtputf8=_beyond_ascii(job, is_8bit=is_8bit),
+        requests=requests_of(job),
     )
 
 

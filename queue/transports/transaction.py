@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from queue.outcome import Outcome
 from queue.transports.line import Line, LineLost
@@ -17,11 +17,15 @@ DATA = "DATA\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What to say: whole commands with their line ends. `reset` is empty where the session has nothing to forget."""
+    """What to say: whole commands with their line ends. `reset` is empty where the session has nothing to forget.
+
+    `parameters` are those of RCPT, each with a space before it, for the recipients that have any.
+    """
 
     reset: str
     mail_from: str
     recipients: Sequence[str]
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 class Transaction:
@@ -44,7 +48,8 @@ class Transaction:
 
     async def run(self, envelope: Envelope, octets: bytes) -> None:
         """Send the envelope and, where anybody is to get it, the content: `octets`, dot-stuffed, with the final dot."""
-        commands = [f"RCPT TO:<{recipient}>\r\n" for recipient in envelope.recipients]
+        parameters = envelope.parameters
+        commands = [f"RCPT TO:<{recipient}>{parameters.get(recipient, '')}\r\n" for recipient in envelope.recipients]
         if self._pipelining:
             everything = [envelope.reset, envelope.mail_from, *commands, DATA]
             self._line.send("".join(everything).encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from queue.outcome import Kind, Outcome, deferred, failed, from_reply
+from queue.outcome import NOTHING, Kind, Outcome, deferred, failed, from_reply
 from queue.transports.replies import PeerReply
 
 TRANSPORT = "smtp"
@@ -13,14 +13,22 @@ TRANSPORT = "smtp"
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """The outcomes of one connection; `next_hop` and `tls` are what they tell about it."""
+    """The outcomes of one connection; `next_hop`, `tls` and `announced` are what they tell about it."""
 
     next_hop: str
     smarthost: bool
     tls: str = ""
+    announced: frozenset[str] = NOTHING
 
     def of(self, reply: PeerReply) -> Outcome:
-        outcome = from_reply(reply.code, reply.text, transport=TRANSPORT, next_hop=self.next_hop, tls=self.tls)
+        outcome = from_reply(
+            reply.code,
+            reply.text,
+            transport=TRANSPORT,
+            next_hop=self.next_hop,
+            tls=self.tls,
+            announced=self.announced,
+        )
         if self.smarthost and reply.code == 530:
             # It wants TLS or a password first: the operator's matter, and no reason to bounce anybody's mail.
             return dataclasses.replace(outcome, kind=Kind.DEFERRED, enhanced_code="4.7.0")
