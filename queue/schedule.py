@@ -58,6 +58,9 @@ class Step:
     tells_delay: bool = False
 
 
+DELIVERED = Step(End.DELIVERED, None, "")
+
+
 def terms_of(
     *,
     created_at: dt.datetime,
@@ -99,7 +102,7 @@ def next_step(
 ) -> Step:
     """Judge an ended attempt; `attempts` counts it already."""
     if outcome.kind is Kind.DELIVERED:
-        return Step(End.DELIVERED, None, "")
+        return DELIVERED
     if outcome.kind is Kind.FAILED:
         return Step(End.BOUNCED, None, "the refusal is permanent")
     if terms.is_over(now):

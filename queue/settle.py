@@ -31,7 +31,7 @@ from queue.dsn_facts import Action
 from queue.models import Attempt, Entry
 from queue.outcome import Kind, Outcome, deferred, failed
 from queue.report import Case
-from queue.schedule import End, Step, next_step, woken
+from queue.schedule import DELIVERED, End, Step, next_step, woken
 
 logger = structlog.get_logger(__name__)
 
@@ -205,24 +205,28 @@ def _submission(parcel: Parcel, forward: Forward) -> receiver.Submission:
 
 def _judge(result: Result, now: dt.datetime) -> _Settled:
     parcel = result.parcel
-    terms = notices.terms(parcel)
-    attempts, most = parcel.attempts, parcel.max_attempts
-    if result.is_attempt:
-        attempts += 1
-        step = next_step(
-            result.outcome,
-            attempts=attempts,
-            max_attempts=most,
-            now=now,
-            terms=terms,
-            delays=settings.RETRY_SCHEDULE,
-            fraction=random.random(),  # noqa: S311  (spreads load, keeps no secret)
-        )
-    else:
-        step = woken(retry_at=parcel.retry_at, attempts=attempts, max_attempts=most, now=now, terms=terms)
+    attempts = parcel.attempts + result.is_attempt
+    step = DELIVERED if result.outcome.kind is Kind.DELIVERED else _step(result, attempts, now)
     targets = len(result.forward.envelope.recipients) if result.forward is not None else 0
     notice = notices.due(parcel, result.outcome, step, ended_at=result.ended_at, forwarded_to=targets)
     return _Settled(result, step, attempts, notice)
+
+
+def _step(result: Result, attempts: int, now: dt.datetime) -> Step:
+    parcel = result.parcel
+    terms = notices.terms(parcel)
+    if not result.is_attempt:
+        most = parcel.max_attempts
+        return woken(retry_at=parcel.retry_at, attempts=attempts, max_attempts=most, now=now, terms=terms)
+    return next_step(
+        result.outcome,
+        attempts=attempts,
+        max_attempts=parcel.max_attempts,
+        now=now,
+        terms=terms,
+        delays=settings.RETRY_SCHEDULE,
+        fraction=random.random(),  # noqa: S311  (spreads load, keeps no secret)
+    )
 
 
 _STATUS = {
