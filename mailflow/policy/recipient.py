@@ -1,4 +1,4 @@
-"""Whether a recipient is taken: ours, or may the client relay (contract §2, RFC 5321 §3.4, RFC 7504 §4).
+"""Whether a recipient is taken: ours, or may the client relay (contract §2, RFC 5321 §3.4, RFC 6409 §4.2, RFC 7504 §4).
 
 A decision that accepts may bring a reply too: the 251 that stands in for the 250.
 """
@@ -31,7 +31,7 @@ def check_recipient(
     shown = f"<{address}>"
     match resolution.found:
         case Found.FOREIGN:
-            return _check_foreign(shown, may_relay=may_relay, auth_possible=auth_possible)
+            return _check_foreign(address, shown, may_relay=may_relay, auth_possible=auth_possible)
         case Found.ALIAS:
             return _check_alias(shown, resolution, is_smtputf8=is_smtputf8)
         case Found.MAILBOX:
@@ -59,10 +59,10 @@ def _check_alias(shown: str, resolution: Resolution, *, is_smtputf8: bool) -> De
     if resolution.announcement == Alias.Announcement.MOVED:
         reply = Reply(550, "1.6", f"{shown} has moved")
         if target:
-            reply = Reply(551, "1.6", f"User not local; please try <{target}>")
+            reply = _naming(551, "1.6", f"User not local; please try <{target}>")
         return Decision(_STAGE, "alias.moved", Verdict.REJECT, "an alias of ours that says moved", shown, reply)
     if resolution.announcement == Alias.Announcement.TOLD and target:
-        told = Reply(251, "1.5", f"User not local; will forward to <{target}>")
+        told = _naming(251, "1.5", f"User not local; will forward to <{target}>")
         return Decision(_STAGE, "alias.told", Verdict.ACCEPT, "an alias of ours that tells where it leads", shown, told)
     return Decision(_STAGE, "alias", Verdict.ACCEPT, "an alias of ours", shown)
 
@@ -78,8 +78,16 @@ def _disclosed_target(resolution: Resolution, *, is_smtputf8: bool) -> str:
     return target if target.isascii() or is_smtputf8 else ""
 
 
-def _check_foreign(shown: str, *, may_relay: str, auth_possible: bool) -> Decision:
+def _naming(code: int, detail: str, text: str) -> Reply:
+    return Reply(code, detail, text, is_utf8=not text.isascii())
+
+
+def _check_foreign(address: Address, shown: str, *, may_relay: str, auth_possible: bool) -> Decision:
     if may_relay:
+        if "." not in address.domain and not address.domain.startswith("["):
+            # One label is a name of the client's own network, and has no place in a transaction (RFC 5321 §2.3.5).
+            reply = Reply(554, "1.2", f"The domain of {shown} is not fully qualified")
+            return Decision(_STAGE, "unqualified_domain", Verdict.REJECT, "the domain has one label only", shown, reply)
         return Decision(_STAGE, "relay", Verdict.ACCEPT, f"relayed: {may_relay}", shown)
     hint = "; authenticate to send to other domains" if auth_possible else ""
     reply = Reply(550, "7.1", f"Relaying to {shown} is not allowed{hint}")

@@ -1,11 +1,12 @@
-"""SMTP replies as values (RFC 5321 §4.2, RFC 2034, RFC 3463)."""
+"""SMTP replies as values (RFC 5321 §4.2, RFC 2034, RFC 3463, RFC 6531 §3.7.4)."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-_NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]+")
+_NOT_ASCII = re.compile(r"[^\x20-\x7e]+")
+_NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,12 +14,14 @@ class Reply:
     """A reply; `detail` is an enhanced code without its class, which is always `code`'s first digit.
 
     So the basic and the enhanced code cannot disagree. An empty `detail` leaves the enhanced code out, as RFC 2034 §4
-    wants for 1xx, 3xx and the greeting.
+    wants for 1xx, 3xx and the greeting. `is_utf8`: the text names an address that is not ASCII, to a client that
+    declared SMTPUTF8; every other reply is ASCII, whatever its text quotes.
     """
 
     code: int
     detail: str
     text: str
+    is_utf8: bool = False
 
     @property
     def enhanced_code(self) -> str:
@@ -33,10 +36,11 @@ class Reply:
 
     def encode(self) -> bytes:
         """Return the reply as it goes on the wire; a text of several lines becomes a multiline reply."""
-        lines = [_NOT_PRINTABLE.sub("?", line) for line in self.text.split("\n")]
+        foreign = _NOT_TEXT if self.is_utf8 else _NOT_ASCII
+        lines = [foreign.sub("?", line) for line in self.text.split("\n")]
         enhanced = f"{self.enhanced_code} " if self.detail else ""
         last = len(lines) - 1
         return b"".join(
-            f"{self.code}{'-' if number < last else ' '}{enhanced}{line}\r\n".encode("ascii")
+            f"{self.code}{'-' if number < last else ' '}{enhanced}{line}\r\n".encode()
             for number, line in enumerate(lines)
         )

@@ -84,6 +84,28 @@ def test_who_may_relay_may_send_anywhere() -> None:
     assert (decision.verdict, decision.rule) == (Verdict.ACCEPT, "relay")
 
 
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("a@sales", "554 5.1.2 The domain of <a@sales> is not fully qualified"),
+        ("a@xn--p1ai", "554 5.1.2"),
+        ("a@sales.example", ""),
+        ("a@[192.0.2.1]", ""),
+        ("a@[IPv6:2001:db8::1]", ""),
+    ],
+)
+def test_who_may_relay_names_domains_in_full(address: str, expected: str) -> None:
+    """RFC 6409 §4.2, RFC 5321 §2.3.5."""
+    decision = check_recipient(parse_address(address), FOREIGN, may_relay="authenticated as alice", auth_possible=True)
+    assert (decision.rule, decision.stops) == (("unqualified_domain", True) if expected else ("relay", False))
+    assert str(decision.reply or "").startswith(expected)
+
+
+def test_a_domain_of_ours_may_have_one_label() -> None:
+    box = check_recipient(parse_address("bob@intranet"), BOX, may_relay="authenticated as alice", auth_possible=True)
+    assert box.rule == "mailbox"
+
+
 @pytest.mark.parametrize("found", [Found.UNKNOWN_USER, Found.NO_MAIL, Found.DISABLED])
 def test_the_right_to_relay_opens_no_address_of_ours(found: Found) -> None:
     assert check(Resolution(found), may_relay="authenticated as alice").stops

@@ -75,6 +75,7 @@ def served(cast: None, listener: Listener) -> Listener:
         (["EHLO x", AUTH, "MAIL FROM:<boss@elsewhere.example>"], "553 5.7.1"),
         ([*TO_ALICE[:2], "RCPT TO:<é@example.com>"], "553 5.6.7"),
         ([*TO_ALICE[:2], "DATA"], "554 5.5.1"),
+        (["EHLO x", AUTH, "MAIL FROM:<alice@example.com>", "RCPT TO:<a@sales>"], "554 5.1.2"),
         (["EHLO x", "MAIL FROM:<a@b.example> FOO=1"], "555 5.5.4"),
         ([*TO_ALICE[:2], "RCPT TO:<a@sends.example>"], "556 5.1.10"),
     ],
@@ -93,6 +94,20 @@ def test_251_and_551_name_the_new_address(served: Listener) -> None:
             client.ask(command)
         assert "<new@far.example>" in client.ask("RCPT TO:<told@example.com>")
         assert "<new@far.example>" in client.ask("RCPT TO:<moved@example.com>")
+
+
+def test_251_and_551_name_an_address_beyond_ascii_where_smtputf8_was_declared(served: Listener) -> None:
+    for name in ("told", "moved"):
+        Alias.objects.filter(local_part=name).update(targets=["jörg@bücher.example"])
+    with connect(served) as client:
+        for command, codes in (("MAIL FROM:<a@b.example> SMTPUTF8", "251 551"), (TO_ALICE[1], "250 550")):
+            client.ask("EHLO x")
+            client.ask(command)
+            answers = [client.ask(f"RCPT TO:<{name}@example.com>") for name in ("told", "moved")]
+            assert [answer[:3] for answer in answers] == codes.split()
+            for answer in answers:
+                assert answer.endswith("<jörg@xn--bcher-kva.example>") == ("SMTPUTF8" in command)
+                assert answer.isascii() != ("SMTPUTF8" in command)
 
 
 # --- what the state of the house comes to -----------------------------------------------------------------------------
