@@ -52,8 +52,8 @@ class SmtpConnection(SMTP):
     """The transport side of a session. `self.listener` holds what all connections share.
 
     `_advance` obeys what is in the buffer, line by line, until it is empty or something must be waited for; replies to
-    what came together leave together (RFC 2920 §3.2). While `_is_working` the client waits for us and no deadline
-    holds; else we wait for the client, to send or to read, and `deadline` holds.
+    what came together leave together, but where `is_prompt` (RFC 2920 §3.2). While `_is_working` the client waits for
+    us and no deadline holds; else we wait for the client, to send or to read, and `deadline` holds.
     """
 
     def __init__(self, listener: Listener, *, implicit_tls: bool) -> None:
@@ -70,11 +70,13 @@ class SmtpConnection(SMTP):
         self._buffer = bytearray()
         self._searched = 0  # so much of the buffer holds no line end
         self._out: list[bytes] = []
+        self.is_prompt = True  # the reply to the command under way is not held back
         self._is_working = False
         self._is_advancing = False
         self._is_closing = False
         self._is_shaking_hands = False
         self._is_skipping = False  # the rest of a line that was too long
+        self.skipped = b""  # how that line began
         self._is_read_paused = False
         self._is_write_full = False
         self._has_ended = False  # the peer said its last
@@ -266,7 +268,8 @@ class SmtpConnection(SMTP):
             self._searched = 0
             return line
         if len(buffer) > MAX_AUTH_OCTETS:  # longer than any line may be: the rest of it is thrown away
-            self._is_skipping = True
+            if not self._is_skipping:
+                self._is_skipping, self.skipped = True, bytes(buffer[:8])
             buffer.clear()
         self._searched = len(buffer)
         return None
@@ -292,6 +295,8 @@ class SmtpConnection(SMTP):
         if isinstance(answer, Reply):
             if answer is not WORKING:
                 self.say(answer)
+                if self.is_prompt:
+                    self.flush()
             return
         if answer is None:
             return
@@ -310,7 +315,7 @@ class SmtpConnection(SMTP):
         if self._is_closing:
             return
         if reply is not None:
-            self.say(reply)
+            self._answer(reply)
         self.resume_reading()
         if not self._is_write_full:
             self._advance()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mailflow.listener.commands import auth, content, greeting, mail, turn
-from mailflow.listener.session import Command, Port
+from mailflow.listener.session import SIZE, Command, Port
 
 _COMMON: Mapping[bytes, Command] = {
     b"HELO": greeting.helo,
@@ -30,12 +30,13 @@ _MAIL: Mapping[bytes, Command] = {
     b"ATRN": greeting.not_implemented,
 }
 _KEYWORDS = (
-    "PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "DSN", "DELIVERBY", "ENHANCEDSTATUSCODES", "ETRN",
+    "PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "DSN", "DELIVERBY", "ENHANCEDSTATUSCODES", SIZE,
 )  # fmt: skip
 
-SMTP = Port(_MAIL, _KEYWORDS)
+SMTP = Port(_MAIL, (*_KEYWORDS, "ETRN"))
 SMTPS = replace(SMTP, implicit_tls=True)
-SUBMISSION = replace(SMTP, needs_account=True)
+# RFC 6409 §7: neither ETRN nor ATRN.
+SUBMISSION = Port({**_MAIL, b"ETRN": greeting.not_implemented}, _KEYWORDS, needs_account=True)
 ODMR = Port(
     {
         **_COMMON,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
@@ -44,18 +44,22 @@ logger = structlog.get_logger(__name__)
 MAX_COMMAND_OCTETS = 512  # RFC 5321 §4.5.3.1.4, with CRLF; extensions add to MAIL and RCPT
 MAX_EXTENDED_COMMAND_OCTETS = 2048
 EVENT_RECIPIENTS = 5  # named in the event of a refused message
+QUIT_SECONDS = 10.0  # for a client that was told 521
 
 INTERNAL_ERROR = Reply(451, "3.0", "Local error in processing, try again later")
 NOT_RECOGNIZED = Reply(500, "5.1", "Command not recognized")
 ONLY_ASCII = Reply(501, "5.2", "Only ASCII is understood here")
 NOT_UTF8 = Reply(501, "5.2", "Not valid UTF-8")
 TOO_SLOW = Reply(421, "4.2", "Timeout, closing the connection")
+AUTH_TOO_LONG = Reply(500, "5.6", "Authentication exchange line is too long")
 NOT_AN_SMTP_CLIENT = Reply(421, "7.0", "This is an SMTP port")
 NO_MAIL_HERE = Reply(521, "3.2", "This host does not accept mail")
 SWITCHED_OFF = Reply(421, "3.2", "The service takes no mail just now, try again later")
+BYE = Reply(221, "0.0", "Bye")
 
 _HTTP_REQUEST = re.compile(rb"[A-Z]{3,8} \S+ HTTP/\d")
 _TLS_HELLO = b"\x16\x03"
+_GROUPED = frozenset((b"MAIL", b"RCPT", b"RSET", b"BDAT"))  # their replies may wait for others (RFC 2920 §3.2)
 _TAKES_UTF8 = frozenset((b"MAIL", b"RCPT", b"VRFY", b"EXPN"))  # RFC 6531 §3.4, §3.7.4
 _LONGEST = {b"AUTH": MAX_AUTH_OCTETS, b"MAIL": MAX_EXTENDED_COMMAND_OCTETS, b"RCPT": MAX_EXTENDED_COMMAND_OCTETS}
 # Where a refusal is a decision about somebody's mail, and so leaves an event.
@@ -64,6 +68,8 @@ _STAGES = {
     b"DATA": "content", b"BDAT": "content", b"ETRN": "turn", b"ATRN": "turn", b"STARTTLS": "connection",
 }  # fmt: skip
 _RULES = {500: "syntax", 501: "syntax", 502: "not_offered", 503: "sequence", 504: "syntax", 555: "syntax"}
+
+SIZE = "SIZE"  # among a port's keywords; it is announced with its limit
 
 Command = Callable[["Session", str], Answer]
 
@@ -131,8 +137,9 @@ class Session(SmtpConnection):
         self.is_exempt = listener.gate.is_exempt(self.client_address)
         if not listener.accepts_mail:
             self.note_refusal("no_mail", NO_MAIL_HERE, "SMTP_ACCEPTS_MAIL is off: this host takes no mail at all")
-            self.say(NO_MAIL_HERE)
-            raise Closed
+            self.port = replace(self.port, commands=_TURNED_AWAY)
+            self.set_timeout(min(QUIT_SECONDS, listener.timeout))
+            return NO_MAIL_HERE
         if not self.is_exempt:
             verdict = listener.gate.connect(self.client_address)
             if not isinstance(verdict, LimitVerdict):
@@ -184,12 +191,14 @@ class Session(SmtpConnection):
     def _obey(self, line: bytes) -> Answer:
         verb, _, rest = line.partition(b" ")
         verb = verb.upper()
+        self.is_prompt = verb not in _GROUPED
         command = self.port.commands.get(verb)
         self._stage = _STAGES.get(verb, "")
         if command is None:
             return self._unknown(line)
         if len(line) + 2 > _LONGEST.get(verb, MAX_COMMAND_OCTETS):
-            raise Refused(LINE_TOO_LONG, f"a line of {len(line) + 2} octets", rule="line_too_long")
+            reply = AUTH_TOO_LONG if verb == b"AUTH" else LINE_TOO_LONG
+            raise Refused(reply, f"a line of {len(line) + 2} octets", rule="line_too_long")
         try:
             argument = rest.decode("utf-8" if verb in _TAKES_UTF8 else "ascii").strip()
         except UnicodeDecodeError:
@@ -198,10 +207,20 @@ class Session(SmtpConnection):
 
     def broke_the_rules(self, reply: Reply) -> Answer:
         """A line that is none; an AUTH under way is over with it."""
-        self.exchange = None
+        self._leave_if_turned_away()
+        if reply is LINE_TOO_LONG and (self.exchange is not None or self.skipped[:5].upper() == b"AUTH "):
+            reply = AUTH_TOO_LONG  # RFC 4954 §6
+        self.exchange, self.is_prompt = None, True
         return self._bad(reply)
 
+    def _leave_if_turned_away(self) -> None:
+        """Who was told 521 may say QUIT, and nothing else (RFC 7504 §3); raises `Closed`."""
+        if self.port.commands is _TURNED_AWAY:
+            self.say(NO_MAIL_HERE)
+            raise Closed
+
     def _unknown(self, line: bytes) -> Answer:
+        self._leave_if_turned_away()
         if _HTTP_REQUEST.match(line):
             self.cut_off(NOT_AN_SMTP_CLIENT, "http", "an HTTP request on the SMTP port")
         return self._bad(NOT_RECOGNIZED)
@@ -354,3 +373,11 @@ class Session(SmtpConnection):
                 trace_id=self.trace_id,
             )
         )
+
+
+def _quit_turned_away(session: Session, argument: str) -> Answer:
+    session.say(NO_MAIL_HERE if argument else BYE)
+    raise Closed
+
+
+_TURNED_AWAY: Mapping[bytes, Command] = {b"QUIT": _quit_turned_away}

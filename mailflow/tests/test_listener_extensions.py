@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ import pytest
 from accounts.models import User
 from mailflow import content
 from mailflow.handoff import MemoryHandoff
-from mailflow.listener import conduct
+from mailflow.listener import conduct, ports
 from mailflow.listener.server import Listener
+from mailflow.listener.session import Session
 from mailflow.models import Event, Message
 from mailflow.tests.test_listener import MAIL, connect, plain, send_mail
 from mailflow.tests.wire import Client, running_listener, until
@@ -33,11 +35,64 @@ def test_all_that_works_is_announced(listener: Listener) -> None:
     }  # fmt: skip
 
 
+class Pieces(asyncio.Transport):
+    """Keeps what is written apart, as no socket does."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1)})
+        self.written: list[bytes] = []
+        self.has_more = asyncio.Event()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+        self.has_more.set()
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        pass
+
+
+def pieces(listener: Listener, octets: bytes) -> list[list[str]]:
+    """Return the codes of the replies to what comes in one packet after EHLO and RCPT, by the piece they leave in."""
+
+    async def talk() -> list[bytes]:
+        session, transport = Session(listener, ports.SMTP), Pieces()
+        session.connection_made(transport)
+        session.data_received(b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<alice@example.com>\r\n")
+        while b"2.1.5" not in transport.written[-1]:
+            transport.has_more.clear()
+            await transport.has_more.wait()
+        transport.written.clear()
+        session.data_received(octets)
+        session.connection_lost(None)
+        return transport.written
+
+    written = asyncio.run_coroutine_threadsafe(talk(), listener.loop).result(10)
+    return [[line[:3] for line in piece.decode().splitlines() if line[3] == " "] for piece in written]
+
+
 def test_replies_to_one_group_of_commands_leave_in_one_piece(listener: Listener) -> None:
-    with connect(listener) as client:
-        client.send(b"EHLO x\r\nNOOP\r\nMAIL FROM:<a@b.example>\r\nRSET\r\n")
-        octets = client.socket.recv(65536)
-    assert octets.count(b"\r\n250 ") + octets.startswith(b"250 ") == 4
+    group = b"RCPT TO:<alice@example.com>\r\nRCPT TO:<>\r\nRSET\r\nMAIL FROM:<>\r\nRSET\r\n"
+    assert pieces(listener, group) == [["250", "501", "250", "250", "250"]]
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (b"EHLO x", "250"), (b"DATA", "354"), (b"VRFY alice", "252"), (b"EXPN list", "502"), (b"QUIT", "221"),
+        (b"NOOP", "250"), (b"NOSUCH", "500"), (b"\0", "500"), (b"HELP", "214"), (b"AUTH PLAIN", "503"),
+    ],
+)  # fmt: skip
+def test_other_replies_wait_for_no_command_that_follows(listener: Listener, command: bytes, code: str) -> None:
+    """RFC 2920 §3.2 (5), (6)."""
+    first, *rest = pieces(listener, b"RCPT TO:<alice@example.com>\r\n" + command + b"\r\nMAIL FROM:<>\r\n")
+    assert first == ["250", code]
+    assert len(rest) == (0 if command in (b"DATA", b"QUIT") else 1)
 
 
 # --- SMTPUTF8 ---------------------------------------------------------------------------------------------------------

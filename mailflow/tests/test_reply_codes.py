@@ -58,6 +58,11 @@ def served(cast: None, listener: Listener) -> Listener:
         ([*TO_ALICE[:2], "RCPT TO:<full@example.com>"], "452 4.2.2"),
         (["NOSUCH"], "500 5.5.1"),
         (["NOOP " + "x" * 600], "500 5.5.2"),
+        (["NOOP " + "x" * 13_000], "500 5.5.2"),
+        (["EHLO x", "AUTH PLAIN " + "x" * 12_280], "500 5.5.6"),
+        (["EHLO x", "auth plain " + "x" * 13_000], "500 5.5.6"),
+        (["EHLO x", "AUTH PLAIN", "x" * 13_000], "500 5.5.6"),
+        (["EHLO x", "AUTH PLAIN", "QUFB" * 3_000], "500 5.5.6"),
         (["EHLO"], "501 5.5.4"),
         (["EXPN list"], "502 5.5.1"),
         (["ATRN example.com"], "502 5.5.1"),
@@ -173,10 +178,34 @@ def test_454_where_too_many_passwords_wait(served: Listener, monkeypatch: pytest
         assert client.ask(AUTH).startswith("454 4.7.0")
 
 
-def test_521_from_a_host_that_takes_no_mail(served: Listener) -> None:
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("QUIT", "221 2.0.0"),
+        ("QUIT now", "521 5.3.2"),
+        ("EHLO x", "521 5.3.2"),
+        ("NOSUCH", "521 5.3.2"),
+        ("bare\rreturn", "521 5.3.2"),
+        ("x" * 13_000, "521 5.3.2"),
+        ("GET / HTTP/1.1", "521 5.3.2"),
+    ],
+)
+def test_521_from_a_host_that_takes_no_mail(served: Listener, command: str, expected: str) -> None:
+    """RFC 7504 §3, RFC 5321 §3.1: it stays for the client's QUIT."""
     served.accepts_mail = False
     with connect(served) as client:
         assert client.greeting.startswith("521 5.3.2")
+        assert client.ask(command).startswith(expected)
+        assert client.is_closed()
+
+
+def test_who_was_told_521_and_stays_silent_is_not_waited_for(served: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailflow.listener.session.QUIT_SECONDS", 0.1)
+    served.accepts_mail = False
+    with connect(served) as client:
+        assert client.greeting.startswith("521 5.3.2")
+        client.send(b"QUI")
+        assert client.reply().startswith("421 4.4.2")
         assert client.is_closed()
 
 
@@ -232,8 +261,8 @@ def free_port() -> int:
 
 
 def test_the_odmr_port_announces_atrn_and_has_nothing_else_to_do_with_mail(ask_odmr: Callable[..., str]) -> None:
-    assert "ATRN" in ask_odmr("EHLO x")
-    assert "CHUNKING" not in ask_odmr("EHLO x")
+    offered = {line[4:].partition(" ")[0] for line in ask_odmr("EHLO x").split("\n")[1:]}
+    assert offered == {"PIPELINING", "ENHANCEDSTATUSCODES", "ATRN", "AUTH", "HELP"}
     assert ask_odmr("EHLO x", "MAIL FROM:<a@b.example>").startswith("502 5.5.1")
 
 
@@ -261,13 +290,26 @@ def test_etrn_is_answered_as_its_rfc_says(served: Listener, memory_handoff: Memo
     assert memory_handoff.started == [("example.com", "alice (ETRN)")] * 2
 
 
-def test_nobody_sends_on_the_submission_port_without_auth(
-    cast: None, memory_handoff: MemoryHandoff, settings: Any
-) -> None:
+@pytest.fixture
+def submission(cast: None, memory_handoff: MemoryHandoff, settings: Any) -> Iterator[Client]:
+    """A client at the submission port."""
     settings.SMTP_PORT = settings.SMTPS_PORT = 0
     settings.SUBMISSION_PORT = free_port()
     with running_listener(), Client(settings.SUBMISSION_PORT) as client:
-        client.ask("EHLO x")
-        assert client.ask("MAIL FROM:<alice@example.com>").startswith("530 5.7.0")
-        assert client.ask(AUTH).startswith("235")
-        assert client.ask("MAIL FROM:<alice@example.com>").startswith("250")
+        yield client
+
+
+def test_the_submission_port_starts_no_queues(submission: Client) -> None:
+    """RFC 6409 §7."""
+    assert "ETRN" not in submission.ask("EHLO x")
+    submission.ask(AUTH)
+    for command in ("ETRN example.com", "ATRN example.com"):
+        assert submission.ask(command).startswith("502 5.5.1")
+    assert "ETRN" not in submission.ask("HELP")
+
+
+def test_nobody_sends_on_the_submission_port_without_auth(submission: Client) -> None:
+    submission.ask("EHLO x")
+    assert submission.ask("MAIL FROM:<alice@example.com>").startswith("530 5.7.0")
+    assert submission.ask(AUTH).startswith("235")
+    assert submission.ask("MAIL FROM:<alice@example.com>").startswith("250")

@@ -44,9 +44,8 @@ def data(session: Session, argument: str) -> Answer:
     _need_recipients(session, transaction)
     taker = _DataTaker(session, transaction)
     session.taker = taker
-    session.say(START_DATA)
     taker.wait_for_more()
-    return None
+    return START_DATA
 
 
 def bdat(session: Session, argument: str) -> Answer:

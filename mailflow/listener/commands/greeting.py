@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from mailflow.errors import Refused
 from mailflow.listener.connection import Answer, Closed
-from mailflow.listener.session import Declined, Session
+from mailflow.listener.session import BYE, SIZE, Declined, Session
 from mailflow.policy.decision import Verdict
 from mailflow.policy.greeting import check_greeting
 from mailflow.smtp.reply import Reply
@@ -25,6 +25,7 @@ def helo(session: Session, argument: str) -> Answer:
 def ehlo(session: Session, argument: str) -> Answer:
     _greet(session, "EHLO", argument, extended=True)
     session.say_octets(f"250-{session.hostname} greets {session.helo}\r\n".encode("ascii") + _keywords(session))
+    session.flush()
     return session.idle(None)
 
 
@@ -46,16 +47,13 @@ def _greet(session: Session, verb: str, argument: str, *, extended: bool) -> Non
 
 def _keywords(session: Session) -> bytes:
     """Return the lines that announce what this session may use."""
-    listener, port = session.listener, session.port
-    size = listener.max_message_octets if b"MAIL" in port.commands else None
-    return _keyword_lines(port.keywords, size, starttls_offered(session), auth_offered(session))
+    limit = session.listener.max_message_octets
+    return _keyword_lines(session.port.keywords, limit, starttls_offered(session), auth_offered(session))
 
 
 @lru_cache(maxsize=64)
-def _keyword_lines(keywords: tuple[str, ...], size: int | None, starttls: bool, auth: bool) -> bytes:
-    words = list(keywords)
-    if size is not None:
-        words.append(f"SIZE {size}")
+def _keyword_lines(keywords: tuple[str, ...], max_octets: int, starttls: bool, auth: bool) -> bytes:
+    words = [f"{SIZE} {max_octets}" if word == SIZE else word for word in keywords]
     if starttls:
         words.append("STARTTLS")
     if auth:
@@ -133,5 +131,5 @@ def not_implemented(_session: Session, _argument: str) -> Answer:
 def quit_(session: Session, argument: str) -> Answer:
     if argument:
         raise Refused(Reply(501, "5.4", "Syntax: QUIT"))
-    session.say(Reply(221, "0.0", "Bye"))
+    session.say(BYE)
     raise Closed
