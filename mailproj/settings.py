@@ -166,8 +166,8 @@ if SQLITE:
         "transaction_mode": "IMMEDIATE",
         "timeout": 30,
         "init_command": (
-            "PRAGMA page_size=16384; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
-            "PRAGMA cache_size=-32768; PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=67108864;"
+            "PRAGMA page_size=8192; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
+            "PRAGMA cache_size=-32768; PRAGMA wal_autocheckpoint=2000; PRAGMA journal_size_limit=67108864;"
         ),
     }
 else:
@@ -319,6 +319,7 @@ SMTP_TLS_CERT = env.text("SMTP_TLS_CERT", str(MAIL_DATA_DIR / "tls" / "cert.pem"
 SMTP_TLS_KEY = env.text("SMTP_TLS_KEY", str(MAIL_DATA_DIR / "tls" / "key.pem") if DEMO else "")
 if SMTP_ENABLE_TLS and not (SMTP_TLS_CERT and SMTP_TLS_KEY):
     raise SettingError("SMTP_TLS_CERT", None, "paths in SMTP_TLS_CERT and SMTP_TLS_KEY while SMTP_ENABLE_TLS is true")
+SPOOL_PROCESS = env.boolean("SPOOL_PROCESS", True)
 SMTP_TRUSTED_NETWORKS = env.networks("SMTP_TRUSTED_NETWORKS", [])
 SMTP_FROM_ADDRESS = env.text("SMTP_FROM_ADDRESS", "noreply@example.com" if DEMO else "")
 

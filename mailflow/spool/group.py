@@ -1,7 +1,8 @@
-"""The group commit: many waiting sessions, one transaction, one sync (docs/adr/0003).
+"""The group commit of one process: many waiting sessions, one transaction, one sync (docs/adr/0003).
 
-One writer thread a process takes whatever arrived while the last commit ran; nobody waits for a batch to fill. Content
-above 1 MiB is first committed in chunks by another thread, a transaction each, so that it holds up nobody's commit.
+One writer thread takes whatever arrived while the last commit ran; nobody waits for a batch to fill. Content above 1
+MiB is first committed in chunks by another thread, a transaction each, so that it holds up nobody's commit. A listener,
+which commits more than all others, has a process for it (`spool.writer`), and this for what is large.
 """
 
 from __future__ import annotations
@@ -17,24 +18,29 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
-from django.db import DataError, IntegrityError, OperationalError, connection, transaction
+from django.db import transaction
 
-from mailflow import events, handoff
+from mailflow import events
 from mailflow.content import split
 from mailflow.errors import Unavailable
-from mailflow.smtp.reply import Reply
 from mailflow.spool import write
 from mailflow.spool.accepted import Accepted, Receipt
+from mailflow.spool.commit import (
+    MAX_BATCH_MESSAGES,
+    MAX_BATCH_NOTES,
+    MAX_WAITING_NOTES,
+    NO_STORAGE,
+    PAUSE_SECONDS,
+    Item,
+    commit,
+    dropped,
+    how_many,
+    unavailable,
+)
 
-MAX_BATCH_MESSAGES = 100
-MAX_BATCH_OCTETS = 8 << 20
 MAX_WAITING_OCTETS = 256 << 20
-MAX_WAITING_NOTES = 10_000
 
 logger = structlog.get_logger(__name__)
-
-STORAGE_FULL = Reply(452, "3.1", "Insufficient system storage; try again later")
-NO_STORAGE = Reply(451, "3.0", "Message cannot be stored just now; try again later")
 
 
 class Done(Protocol):
@@ -69,25 +75,22 @@ class Waiter:
         return self._result
 
 
+class Spool(Protocol):
+    """Where accepted messages go, and refusals; for any thread."""
+
+    def put(self, accepted: Accepted, done: Done) -> None:
+        """Queue a message for the next commit; `done` gets a `Receipt` or `Unavailable`, which is raised when full."""
+        ...
+
+    def note(self, event: events.NewEvent) -> None:
+        """Write an event with the next commit; used for refusals, where no reply waits for it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """`digest` only where the content was hashed and committed ahead."""
-
-    accepted: Accepted
+    item: Item
     done: Done
-    digest: str = ""
-
-    @property
-    def octets(self) -> int:
-        """What its commit has to write."""
-        return 0 if self.digest else len(self.accepted.content)
-
-    def encoded(self) -> write.Encoded:
-        return (
-            write.Encoded(self.accepted, self.digest, chunks_stored=True)
-            if self.digest
-            else write.encode(self.accepted)
-        )
 
 
 class GroupCommit:
@@ -104,7 +107,6 @@ class GroupCommit:
         threading.Thread(target=self._run, name="spool", daemon=True).start()
 
     def put(self, accepted: Accepted, done: Done) -> None:
-        """Queue a message for the next commit; `done` gets a `Receipt` or `Unavailable`, which is raised when full."""
         size = _octets_in_memory(accepted)
         with self._changed:
             if self._octets + size > MAX_WAITING_OCTETS and self._octets:
@@ -113,10 +115,9 @@ class GroupCommit:
         if write.is_large(accepted):
             self._large.submit(self._store_large, accepted, done)
         else:
-            self._append(_Waiting(accepted, done))
+            self._append(_Waiting(Item(accepted), done))
 
     def note(self, event: events.NewEvent) -> None:
-        """Write an event with the next commit; used for refusals, where no reply waits for it."""
         with self._changed:
             if len(self._notes) >= MAX_WAITING_NOTES:
                 self._dropped_notes += 1
@@ -137,51 +138,40 @@ class GroupCommit:
     def _run(self) -> None:
         while True:
             batch, notes = self._take()
-            ids = self._commit(batch, notes)
-            if ids:
-                _ring(ids)
+            outcome = commit([waiting.item for waiting in batch], notes)
+            self._answer(list(zip(batch, outcome.results, strict=True)))
+            if outcome.unwritten:
+                self._keep(outcome.unwritten)
+
+    def _keep(self, notes: Sequence[events.NewEvent]) -> None:
+        """Put events back that could not be written; where only they wait, they are tried again after a pause."""
+        with self._changed:
+            kept = notes[: max(0, MAX_WAITING_NOTES - len(self._notes))]
+            self._notes[:0] = kept
+            self._dropped_notes += len(notes) - len(kept)
+            if not self._waiting:
+                self._idle = True
+                self._changed.wait(PAUSE_SECONDS)
+                self._idle = False
 
     def _take(self) -> tuple[list[_Waiting], list[events.NewEvent]]:
         with self._changed:
             while not self._waiting and not self._notes:
                 self._idle = True
                 self._changed.wait()
-            count, octets = 0, 0
-            for waiting in self._waiting[:MAX_BATCH_MESSAGES]:
-                octets += waiting.octets
-                if count and octets > MAX_BATCH_OCTETS:
-                    break
-                count += 1
+            count = how_many([waiting.item.octets for waiting in self._waiting[:MAX_BATCH_MESSAGES]])
             batch, self._waiting = self._waiting[:count], self._waiting[count:]
-            notes, self._notes = self._notes[:1000], self._notes[1000:]
+            notes, self._notes = self._notes[:MAX_BATCH_NOTES], self._notes[MAX_BATCH_NOTES:]
             if self._dropped_notes:
-                notes.append(_dropped_event(self._dropped_notes))
+                notes.append(dropped(self._dropped_notes))
                 self._dropped_notes = 0
         return batch, notes
-
-    def _commit(self, batch: list[_Waiting], notes: list[events.NewEvent]) -> list[int]:
-        """Commit and answer; what fails together because of one message's data is tried one by one."""
-        try:
-            ids = _write([waiting.encoded() for waiting in batch], notes)
-        except (DataError, IntegrityError, ValueError) as error:
-            if len(batch) + len(notes) > 1:
-                ids = [entry for waiting in batch for entry in self._commit([waiting], [])]
-                for note in notes:
-                    self._commit([], [note])
-                return ids
-            self._answer([(waiting, _unavailable(error)) for waiting in batch])
-            return []
-        except Exception as error:  # noqa: BLE001  (whatever it is: the sessions must be told, the thread must live)
-            self._answer([(waiting, _unavailable(error)) for waiting in batch])
-            return []
-        self._answer([(waiting, Receipt(waiting.accepted.message_id)) for waiting in batch])
-        return ids
 
     def _answer(self, results: Sequence[tuple[_Waiting, Receipt | Exception]]) -> None:
         """Wake the sessions; those of one event loop with a single call into it."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Done, Receipt | Exception]]] = {}
         with self._changed:
-            self._octets -= sum(_octets_in_memory(waiting.accepted) for waiting, _ in results)
+            self._octets -= sum(_octets_in_memory(waiting.item.accepted) for waiting, _ in results)
         for waiting, result in results:
             done = waiting.done
             if done.loop is None:
@@ -190,7 +180,7 @@ class GroupCommit:
                 by_loop.setdefault(done.loop, []).append((done, result))
         for loop, answers in by_loop.items():
             with suppress(RuntimeError):  # the loop is closed: its sessions are gone, their messages are kept
-                loop.call_soon_threadsafe(_resolve, answers)
+                loop.call_soon_threadsafe(resolve_all, answers)
 
     def _store_large(self, accepted: Accepted, done: Done) -> None:
         digest = hashlib.sha256()
@@ -200,24 +190,13 @@ class GroupCommit:
                 with transaction.atomic():
                     write.write_chunk(accepted.message_id, ordinal, chunk)
         except Exception as error:  # noqa: BLE001  (as in _commit)
-            self._answer([(_Waiting(accepted, done), _unavailable(error))])
+            self._answer([(_Waiting(Item(accepted), done), unavailable(error))])
         else:
-            self._append(_Waiting(accepted, done, digest.hexdigest()))
+            self._append(_Waiting(Item(accepted, digest.hexdigest()), done))
 
 
-def _ring(entry_ids: Sequence[int]) -> None:
-    try:
-        handoff.current().ring(entry_ids)
-    except Exception:  # a bell that breaks must not end the spool: the sweep finds the entries
-        logger.exception("spool.ring_failed")
-
-
-def _write(batch: Sequence[write.Encoded], notes: Sequence[events.NewEvent]) -> list[int]:
-    with transaction.atomic():
-        return write.write_accepted(batch, notes)
-
-
-def _resolve(answers: Sequence[tuple[Done, Receipt | Exception]]) -> None:
+def resolve_all(answers: Sequence[tuple[Done, Receipt | Exception]]) -> None:
+    """Tell those of one event loop, on its thread."""
     for done, result in answers:
         try:
             done.resolve(result)
@@ -229,30 +208,12 @@ def _octets_in_memory(accepted: Accepted) -> int:
     return len(accepted.content) if isinstance(accepted.content, bytes) else 0
 
 
-def _unavailable(error: Exception) -> Unavailable:
-    """Translate a failed commit: a full disk is 452, all else 451; the next commit gets a fresh connection."""
-    cause = f"{type(error).__name__}: {error}"
-    logger.error("spool.commit_failed", cause=cause)
-    try:
-        connection.close()
-    except Exception as closing:  # noqa: BLE001  (it is broken already)
-        logger.warning("spool.close_failed", cause=str(closing))
-    full = isinstance(error, OperationalError) and any(
-        words in str(error).lower() for words in ("disk is full", "no space left", "could not extend file")
-    )
-    return Unavailable(STORAGE_FULL if full else NO_STORAGE, cause)
-
-
-def _dropped_event(count: int) -> events.NewEvent:
-    return events.NewEvent(kind="refused", summary=f"{count} further refusals were too many to note one by one.")
-
-
 _lock = threading.Lock()
-_instance: GroupCommit | None = None
+_instance: Spool | None = None
 _instance_pid = 0
 
 
-def current() -> GroupCommit:
+def current() -> Spool:
     """Return this process's spool; made at first use, so that every process after a fork has a thread of its own."""
     global _instance, _instance_pid
     if _instance is None or _instance_pid != os.getpid():
@@ -260,3 +221,10 @@ def current() -> GroupCommit:
             if _instance is None or _instance_pid != os.getpid():
                 _instance, _instance_pid = GroupCommit(), os.getpid()
     return _instance
+
+
+def use(spool: Spool | None) -> None:
+    """Make `spool` this process's from now on; None for one of its own again."""
+    global _instance, _instance_pid
+    with _lock:
+        _instance, _instance_pid = spool, os.getpid()

@@ -20,6 +20,7 @@ from mailflow.models import ContentChunk, Event, Message
 from mailflow.smtp.envelope import Envelope, Recipient
 from mailflow.spool import group
 from mailflow.spool.accepted import Origin
+from mailflow.spool.commit import Item
 from mailflow.tests.test_listener import connect, send_mail
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -117,10 +118,11 @@ def test_one_message_that_the_database_cannot_take_fails_alone(
     monkeypatch.setattr(receiver, "new_message_id", lambda: next(ids))
     accepted = [receiver.examine(submission(str(number))) for number in range(3)]
     spool = group.current()
+    assert isinstance(spool, group.GroupCommit)
     waiters = [group.Waiter() for _ in accepted]
     with spool._changed:  # all three wait before the writer looks
         for one, waiter in zip(accepted, waiters, strict=True):
-            spool._waiting.append(group._Waiting(one, waiter))
+            spool._waiting.append(group._Waiting(Item(one), waiter))
             spool._octets += len(one.content)
         spool._wake()
     assert waiters[0].wait(10).message_id == "msg_same"
@@ -165,6 +167,7 @@ def test_too_much_waiting_is_refused_at_once(
 ) -> None:
     monkeypatch.setattr(group, "MAX_WAITING_OCTETS", 100)
     spool = group.current()
+    assert isinstance(spool, group.GroupCommit)
     spool._octets = 90
     with pytest.raises(Unavailable) as refusal:
         receiver.accept_blocking(submission())

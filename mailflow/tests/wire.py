@@ -55,7 +55,9 @@ def running_listener(certificate: CertificateSource | None = None) -> Iterator[L
     finally:
         box["loop"].call_soon_threadsafe(box["stop"].set)  # type: ignore[attr-defined]
         thread.join(10)
-        until(lambda: group.current()._idle)  # what it noted is for this test's database
+        spool = group.current()
+        assert isinstance(spool, group.GroupCommit)
+        until(lambda: spool._idle)  # what it noted is for this test's database
 
 
 class Client:

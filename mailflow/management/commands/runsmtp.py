@@ -17,6 +17,8 @@ from prometheus_client import start_http_server
 from mailflow import counters, runtime
 from mailflow.listener.certificate import CertificateError, CertificateSource
 from mailflow.listener.server import Listener, ListenError
+from mailflow.spool import group
+from mailflow.spool.client import WriterClient
 
 CERTIFICATE_SECONDS = 1.0
 
@@ -45,6 +47,10 @@ class Command(BaseCommand):
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
+        spool = WriterClient(loop) if settings.SPOOL_PROCESS else None
+        if spool is not None:
+            spool.start()
+            group.use(spool)
         listener = Listener(loop, certificate=certificate)
         watcher = runtime.Watcher("smtp")
         await asyncio.to_thread(
@@ -61,6 +67,8 @@ class Command(BaseCommand):
         if renewal is not None:
             renewal.cancel()
         await listener.stop()
+        if spool is not None:
+            await spool.stop()
         await asyncio.to_thread(watcher.stop)
 
 
