@@ -80,6 +80,7 @@ class SmtpConnection(SMTP):
         self._is_read_paused = False
         self._is_write_full = False
         self._has_ended = False  # the peer said its last
+        self.lingers = False  # the peer may still be sending when we close
         self.taker: Callable[[bytearray], Answer] | None = None  # takes content out of the buffer while some is due
         self.deadline = math.inf  # of the loop's clock; the listener looks at it now and then
         self._task: asyncio.Task[Any] | None = None
@@ -175,13 +176,23 @@ class SmtpConnection(SMTP):
             self.loop.call_soon(self._advance)
 
     def close(self) -> None:
-        """Close when the peer has read what was said, or soon in any case."""
-        if self.transport is None or self._is_closing:
+        """Close when the peer has read what was said, or soon in any case.
+
+        To close on a peer that is still sending would be a reset, which can take the last reply with it: then we stop
+        to talk, and go on to read, until it has closed too.
+        """
+        transport: Any = self.transport
+        if transport is None or self._is_closing:
             return
         self.flush()
         self._is_closing = True
-        self.transport.close()
         self.set_timeout(LINGER_SECONDS)
+        if (self.lingers or self._buffer or self.taker is not None) and transport.can_write_eof():
+            self.resume_reading()
+            self._buffer.clear()
+            transport.write_eof()
+        else:
+            transport.close()
 
     def end(self, reply: Reply) -> None:
         """Say why, and close; from outside of the session (shutdown, timeout)."""
@@ -192,15 +203,8 @@ class SmtpConnection(SMTP):
             self.abort()
             return
         self.say(reply)
-        if self.taker is not None and transport.can_write_eof():
-            # To close on a peer in the middle of sending would be a reset, which takes the reply with it.
-            self.flush()
-            self._is_closing = True
-            self.resume_reading()
-            transport.write_eof()
-            self.set_timeout(LINGER_SECONDS)
-        else:
-            self.close()
+        self.lingers = True
+        self.close()
 
     def abort(self) -> None:
         """Close at once, whatever is still to be read."""
@@ -314,6 +318,7 @@ class SmtpConnection(SMTP):
         self._is_working = False
         if self._is_closing:
             return
+        self.set_timeout(self.listener.idle_timeout)
         if reply is not None:
             self._answer(reply)
         self.resume_reading()
@@ -331,7 +336,7 @@ class SmtpConnection(SMTP):
         if error is None:
             if (reply := task.result()) is not WORKING:
                 self.worked(reply)
-        elif isinstance(error, Closed | ConnectionError):
+        elif isinstance(error, Closed):
             self._is_working = False
             self.close()
         elif isinstance(error, Exception):
@@ -422,6 +427,7 @@ class SmtpConnection(SMTP):
         self._buffer.clear()
         self._searched = 0
         self.resume_reading()
+        self.flush()  # the 220 that the client waits for
         self._is_shaking_hands = True
         encrypted: asyncio.Transport | None = None
         cause = "the connection was lost"

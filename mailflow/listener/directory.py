@@ -23,8 +23,9 @@ from mailflow.errors import Unavailable
 from mailflow.handoff import Turn
 from mailflow.listener.auth import Account, Credentials, Standing
 from mailflow.message import originators
+from mailflow.message.headers import MAX_COUNTED_OCTETS, header_section_end
 from mailflow.policy.decision import Decision
-from mailflow.policy.sender import check_header_from
+from mailflow.policy.sender import check_header_from, refuse_long_header_section
 from mailflow.smtp.reply import Reply
 from mailflow.spool.large import SpoolFile
 
@@ -36,7 +37,6 @@ MAX_KEPT = 10_000
 DATABASE_THREADS = 4
 AUTH_THREADS = 2  # an Argon2id hash takes 64 MiB
 MAX_WAITING_AUTH = 50
-HEADER_OCTETS = 128 << 10  # in which From and Sender are looked for
 
 AUTH_BUSY = Reply(454, "7.0", "Temporary authentication failure")
 LOOKUP_FAILED = Reply(451, "3.0", "Temporary lookup failure, try again later")
@@ -149,7 +149,10 @@ def _standing(user_id: int, address: Address | None) -> Standing:
 
 
 def _check_originators(account: Account, content: bytes | SpoolFile) -> Decision:
-    found = originators.scan(content.head(HEADER_OCTETS) if isinstance(content, SpoolFile) else content)
+    octets = content.head(MAX_COUNTED_OCTETS) if isinstance(content, SpoolFile) else content
+    if header_section_end(octets) >= MAX_COUNTED_OCTETS:  # behind this another From could stand that nobody looked at
+        return refuse_long_header_section(MAX_COUNTED_OCTETS)
+    found = originators.scan(octets)
     user = User.objects.filter(pk=account.user_id).first()
     holds = addresses.may_send_as_each(user, found.addresses) if user is not None else set()
     return check_header_from(found, authenticated_as=account.username, holds=holds)

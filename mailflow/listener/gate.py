@@ -6,7 +6,9 @@ know, else by something to be awaited.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from mailflow.limits import rules, subjects
@@ -21,12 +23,19 @@ Answer = Verdict | Awaitable[Verdict]
 MAX_COMMAND_BLOCK = 50  # granted to a session at once, where the limits are so high that it is a trifle
 
 
+class _Turn:
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+
+
 class Gate:
     """One per listener; for the thread of its loop."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._rules = rules.from_settings()
+        self._turns: dict[str, _Turn] = {}
         counted = (self._rules.commands, self._rules.network_commands, self._rules.account_commands)
         least = min((rule.limit for rule in counted if rule.limit), default=0)
         self.command_block = max(1, min(MAX_COMMAND_BLOCK, least // 200))
@@ -56,6 +65,20 @@ class Gate:
         return self.limits.take_all(
             ((known.messages, client.address), (known.network_messages, client.network), sender)
         )
+
+    @asynccontextmanager
+    async def auth_turn(self, client_address: str) -> AsyncIterator[None]:
+        """Let one password of a client be looked at after the other."""
+        subject = subjects.of_client(client_address).address
+        turn = self._turns.setdefault(subject, _Turn())
+        turn.waiting += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.waiting -= 1
+            if not turn.waiting:
+                del self._turns[subject]
 
     async def auth_may_be_tried(self, client_address: str, username: str) -> Verdict:
         """Whether a password may be looked at: not after too many wrong ones, from there or for that name."""

@@ -138,7 +138,7 @@ class _FileWriter:
         self._lock = threading.Lock()
         self._pieces: deque[bytes] = deque()
         self._file: SpoolFile | None = None
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._is_writing = False
         self._is_closed = False
         self._finished: asyncio.Future[None] | None = None
@@ -182,8 +182,8 @@ class _FileWriter:
                 if self._error is None:
                     mend = self._mend and has_bare_line_end(piece)
                     self._file.append(with_whole_line_ends(piece) if mend else piece)
-            except OSError as error:
-                logger.error("smtp.intake_failed", cause=str(error))
+            except Exception as error:  # noqa: BLE001  (whatever it is: the session waits for the end of this)
+                logger.error("smtp.intake_failed", cause=f"{type(error).__name__}: {error}")
                 self._error = error
             with self._lock:
                 self.waiting_octets -= len(piece)

@@ -6,6 +6,7 @@ The commands themselves are in `commands/`, the tables that say which port has w
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -96,6 +97,7 @@ class Transaction:
     has_failed: bool = False  # a chunk was refused: no further one can help (RFC 3030 §2)
     is_over: bool = False  # its last octet has come
     began_at: float = 0.0  # its content; of the loop's clock
+    until: float = math.inf  # by then, at the latest, more of its content must have come
 
 
 class Declined(Refused):
@@ -226,7 +228,7 @@ class Session(SmtpConnection):
         return self._bad(NOT_RECOGNIZED)
 
     def data_received(self, data: bytes) -> None:
-        if data[:2] == _TLS_HELLO and not (self.tls or self.taker or self._is_closing):
+        if data[:2] == _TLS_HELLO and not (self.tls or self.helo or self.taker or self._buffer or self._is_working):
             reason = "a TLS handshake on a port that begins in clear"
             self.note_refusal("tls_hello", NOT_AN_SMTP_CLIENT, reason, "connection")
             self.end(NOT_AN_SMTP_CLIENT)
@@ -238,6 +240,8 @@ class Session(SmtpConnection):
             self.say(SHUTTING_DOWN)
             raise Closed
         super()._wait_for_peer(obeyed)
+        if self.transaction is not None and self.transaction.intake is not None:
+            self.deadline = min(self.deadline, self.transaction.until)
 
     @property
     def is_in_transaction(self) -> bool:
@@ -284,9 +288,15 @@ class Session(SmtpConnection):
             return self._judged(error.reply, self.conduct.refused())
         if isinstance(error, Unavailable):
             logger.error("smtp.unavailable", cause=error.cause, trace_id=self.trace_id)
+            self._note_trouble(error.reply, "unavailable", error.reply.text)
             return self._judged(error.reply, self.conduct.refused())
         logger.error("smtp.command_failed", client_address=self.client_address, trace_id=self.trace_id, exc_info=error)
+        self._note_trouble(INTERNAL_ERROR, "internal_error", "an error of ours, see the log under the trace id")
         return self._judged(INTERNAL_ERROR, self.conduct.refused())
+
+    def _note_trouble(self, reply: Reply, rule: str, reason: str) -> None:
+        if self._stage:
+            self.note_refusal(rule, reply, reason)
 
     def _bad(self, reply: Reply) -> Answer:
         return self._judged(reply, self.conduct.bad())
@@ -321,6 +331,7 @@ class Session(SmtpConnection):
         """Say why, leave the event, end; raises `Closed`."""
         self.note_refusal(rule, reply, reason, stage)
         self.say(reply)
+        self.lingers = True
         raise Closed
 
     def timed_out(self) -> None:

@@ -49,6 +49,13 @@ def check_header_from(originators: Originators, *, authenticated_as: str, holds:
     return Decision("header_from", "owned", Verdict.ACCEPT, reason, shown)
 
 
+def refuse_long_header_section(limit: int) -> Decision:
+    """A submission whose header section is so long that its From cannot be judged."""
+    reply = Reply(554, "6.0", f"The header section is longer than {limit} octets")
+    reason = f"the header section is longer than the {limit} octets in which From and Sender are looked for"
+    return Decision("header_from", "header_too_long", Verdict.REJECT, reason, reply=reply)
+
+
 def _flaw_of(originators: Originators) -> tuple[str, Reply] | None:
     """What is wrong whoever sends it; 554 for the syntax, 550 for our own limit (RFC 6409 §6.3)."""
     if originators.from_count > 1 or originators.sender_count > 1:

@@ -6,10 +6,7 @@ pieces, never line by line.
 
 from __future__ import annotations
 
-import re
-
 _END = b"\r\n.\r\n"
-_ANY_LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 class DataWindow:
@@ -103,4 +100,4 @@ def has_bare_line_end(octets: bytes) -> bool:
 
 def with_whole_line_ends(octets: bytes) -> bytes:
     """Return the octets with each bare CR or LF made a CRLF."""
-    return _ANY_LINE_END.sub(b"\r\n", octets)
+    return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")

@@ -6,7 +6,7 @@ from mailflow import counters
 from mailflow.errors import Refused
 from mailflow.events import NewEvent
 from mailflow.limits.rules import Verdict
-from mailflow.listener.auth import Credentials, Exchange
+from mailflow.listener.auth import Account, Credentials, Exchange
 from mailflow.listener.commands.greeting import auth_offered
 from mailflow.listener.connection import Answer, Closed
 from mailflow.listener.session import Session
@@ -52,17 +52,26 @@ def _may_begin(session: Session) -> None:
 
 async def _verify(session: Session, credentials: Credentials) -> Reply:
     counters.add("smtp.auth.attempts")
-    gate = session.listener.gate
-    if not session.is_exempt:
-        _stay_within(session, await gate.auth_may_be_tried(session.client_address, credentials.username))
-    account = await session.listener.directory.verify(credentials)
+    if session.is_exempt:
+        account = await session.listener.directory.verify(credentials)
+    else:
+        account = await _verify_in_turn(session, credentials)
     if account is None:
-        if not session.is_exempt:
-            await gate.auth_failed(session.client_address, credentials.username)
         return _failed(session, credentials.username)
     counters.add("smtp.auth.successful")
     session.account = account
     return SUCCESSFUL
+
+
+async def _verify_in_turn(session: Session, credentials: Credentials) -> Account | None:
+    """Check a password after its client's others: at once, all of them would come before the first was counted."""
+    gate, client, username = session.listener.gate, session.client_address, credentials.username
+    async with gate.auth_turn(client):
+        _stay_within(session, await gate.auth_may_be_tried(client, username))
+        account = await session.listener.directory.verify(credentials)
+        if account is None:
+            await gate.auth_failed(client, username)
+        return account
 
 
 def _stay_within(session: Session, verdict: Verdict) -> None:

@@ -28,6 +28,8 @@ CHUNKS_BEGUN = Reply(503, "5.1", "BDAT has begun the content, DATA cannot go on 
 BINARY_NEEDS_BDAT = Reply(503, "5.1", "BODY=BINARYMIME can be sent with BDAT only")
 CHUNK_FAILED = Reply(503, "5.1", "An earlier chunk was refused; send RSET")
 
+SMALL_CHUNK_OCTETS = 100  # chunks smaller than that are chatter: only so many are taken
+
 _BDAT = re.compile(r"([0-9]{1,19})(?:[ \t]+(LAST))?[ \t]*\Z", re.IGNORECASE)
 
 
@@ -98,23 +100,28 @@ def _new_intake(session: Session, transaction: Transaction) -> Intake:
 class _Taker:
     """Content under way. Neither silence nor a trickle may hold the connection; who sends steadily gets the time."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, since: float) -> None:
         self._session = session
-        self._since = session.loop.time()
+        self._since = since
 
     def wait_for_more(self, octets: int = 0) -> None:
-        """Set the deadline: for silence, for a rate that is too low, for the whole content."""
-        session, listener = self._session, self._session.listener
-        now = session.loop.time()
-        deadline = min(now + listener.timeout, self._since + listener.data_timeout)
+        """Set the deadline: for silence, for a rate that is too low since the content began, for all of it."""
+        session = self._session
+        session.deadline = min(session.loop.time() + session.listener.timeout, self.until(octets))
+        session.resume_reading()  # what piled up before is less than what is wanted now
+
+    def until(self, octets: int) -> float:
+        """When more must have come, after so many octets; of the loop's clock."""
+        listener = self._session.listener
+        end = self._since + listener.data_timeout
         if listener.min_data_rate:
-            deadline = min(deadline, self._since + listener.data_grace + octets / listener.min_data_rate)
-        session.deadline = deadline
+            end = min(end, self._since + listener.data_grace + octets / listener.min_data_rate)
+        return end
 
 
 class _DataTaker(_Taker):
     def __init__(self, session: Session, transaction: Transaction) -> None:
-        super().__init__(session)
+        super().__init__(session, session.loop.time())
         self._transaction = transaction
         self._intake = _new_intake(session, transaction)
 
@@ -135,13 +142,13 @@ class _DataTaker(_Taker):
 
 class _ChunkTaker(_Taker):
     def __init__(self, session: Session, transaction: Transaction, octets: int, *, is_last: bool) -> None:
-        super().__init__(session)
-        self._transaction = transaction
-        self._octets = self._left = octets
-        self._is_last = is_last
         if transaction.intake is None:
             _new_intake(session, transaction).begin_chunks()
         assert transaction.intake is not None
+        super().__init__(session, transaction.began_at)
+        self._transaction = transaction
+        self._octets = self._left = octets
+        self._is_last = is_last
         self._intake = transaction.intake
 
     def __call__(self, buffer: bytearray) -> Answer:
@@ -151,7 +158,7 @@ class _ChunkTaker(_Taker):
         self._left -= len(chunk)
         intake.feed_chunk(chunk)
         if self._left:
-            self.wait_for_more(self._octets - self._left)
+            self.wait_for_more(intake.octets)
             if intake.is_behind:
                 session.pause_reading()
             return None
@@ -167,7 +174,9 @@ class _ChunkTaker(_Taker):
             intake.close()
             raise _too_large(intake.octets, limit)
         if not self._is_last:
-            return Reply(250, "0.0", f"{self._octets} octets received")
+            transaction.until = self.until(intake.octets)
+            reply = Reply(250, "0.0", f"{self._octets} octets received")
+            return reply if self._octets >= SMALL_CHUNK_OCTETS else session.idle(reply)
         return _finish(session, transaction, intake)
 
 
@@ -175,7 +184,7 @@ class _Discarder(_Taker):
     """Reads a chunk that nobody wants, so that the refusal comes where the client looks for it."""
 
     def __init__(self, session: Session, octets: int, refusal: Refused) -> None:
-        super().__init__(session)
+        super().__init__(session, session.loop.time())
         self._octets = self._left = octets
         self._refusal = refusal
 
