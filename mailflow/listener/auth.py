@@ -100,7 +100,7 @@ def _decode(text: str) -> bytes:
     if text == "=":  # RFC 4954 §4: an empty initial response
         return b""
     try:
-        octets = base64.b64decode(text.strip(), validate=True)
+        octets = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise Refused(Reply(501, "5.2", "Not valid base64"), rule="syntax") from None
     if len(octets) > MAX_CREDENTIAL_OCTETS:

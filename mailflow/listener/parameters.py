@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from accounts.names import Address
+from accounts.names import Address, InvalidName, parse_address
 from mailflow.errors import Refused
 from mailflow.smtp.envelope import DeliverBy, Envelope, Recipient
 from mailflow.smtp.paths import PathArgument, check_smtputf8, decode_orcpt, decode_xtext
@@ -42,7 +42,7 @@ def _read_parameter(envelope: Envelope, name: str, value: str, *, auth_offered: 
         case "BY":
             envelope.deliver_by = _deliver_by(value)
         case "AUTH" if auth_offered:
-            decode_xtext(value)  # taken and not trusted: nobody's word but AUTH's own counts (RFC 4954 §5)
+            _check_auth(decode_xtext(value))
         case "RET":
             envelope.dsn_return = _one_of(value, "RET", ("FULL", "HDRS"))
         case "ENVID":
@@ -74,6 +74,16 @@ def read_recipient(address: Address, parsed: PathArgument, *, extended: bool, is
         else:
             raise Refused(Reply(555, "5.4", f"Parameter {name} of RCPT is not recognized"))
     return Recipient(address, notify, original)
+
+
+def _check_auth(identity: str) -> None:
+    """Judge AUTH=, a mailbox or `<>`. It is not kept: nobody's word but AUTH's own counts (RFC 4954 §5)."""
+    if identity == "<>":
+        return
+    try:
+        parse_address(identity)
+    except InvalidName:
+        raise Refused(Reply(501, "5.4", "AUTH= has a mailbox, or <>")) from None
 
 
 def _need_ehlo(parsed: PathArgument, extended: bool) -> None:

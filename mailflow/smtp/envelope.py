@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass, field
 
 from accounts.names import Address
@@ -20,10 +21,18 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class DeliverBy:
-    """What BY asks for (RFC 2852 §4): within `seconds` (negative: already late), `mode` R, N, RT or NT."""
+    """What BY asks for (RFC 2852 §4): within `seconds` (negative: already late), `mode` R, N, RT or NT.
+
+    The time runs from `asked_at`, when MAIL came; None: from the moment at which the message was accepted.
+    """
 
     seconds: int
     mode: str
+    asked_at: dt.datetime | None = None
+
+    def due_at(self, accepted_at: dt.datetime) -> dt.datetime:
+        """Return the deadline of a message that was accepted at that time."""
+        return (self.asked_at or accepted_at) + dt.timedelta(seconds=self.seconds)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from mailflow.smtp.reply import Reply
 _SPACES = re.compile(r"[ \t\r\n\f\v]+")
 _PATH = re.compile(r"[ \t\r\n\f\v]*<((?:[^<>\"\\]|\"(?:[^\"\\]|\\.)*\")*)>(?:[ \t\r\n\f\v]+(.*))?\Z", re.DOTALL)
 _SOURCE_ROUTE = re.compile(r"@[^:]*:")
-_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e\x80-\U0010ffff]*))?\Z")
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e\x80-\U0010ffff]+))?\Z")
 _IN_UTF8 = frozenset(["ORCPT"])  # parameters whose values may be beyond ASCII (RFC 6533 §3)
 _XTEXT_HEX = re.compile(r"\+([0-9A-F]{2})")
 _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,39}\Z")

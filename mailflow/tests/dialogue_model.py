@@ -300,6 +300,6 @@ def _decoded(line: bytes) -> bytes | None:
     if line == b"=":
         return b""
     try:
-        return base64.b64decode(line.strip(), validate=True)
+        return base64.b64decode(line, validate=True)
     except (binascii.Error, ValueError):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import socket
 import struct
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from accounts.models import User
 from mailflow import content
@@ -37,6 +39,9 @@ def test_all_that_works_is_announced(listener: Listener) -> None:
 
 class Pieces(asyncio.Transport):
     """Keeps what is written apart, as no socket does."""
+
+    def can_write_eof(self) -> bool:
+        return False
 
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 1)})
@@ -150,8 +155,10 @@ def test_octets_that_are_no_utf8_are_a_syntax_error(listener: Listener) -> None:
 def test_dsn_and_deliverby_are_kept_with_the_message(listener: Listener, memory_handoff: MemoryHandoff) -> None:
     with connect(listener) as client:
         client.ask("EHLO x")
+        before = timezone.now()
         client.ask("MAIL FROM:<a@b.example> RET=HDRS ENVID=a+2Bb BY=120;NT SIZE=10 BODY=8BITMIME AUTH=<>")
         client.ask("RCPT TO:<alice@example.com> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;Old+2Bx@b.example")
+        behind_mail = timezone.now()
         client.ask("DATA")
         client.send(MAIL + b".\r\n")
         assert client.reply().startswith("250")
@@ -159,6 +166,9 @@ def test_dsn_and_deliverby_are_kept_with_the_message(listener: Listener, memory_
     assert (envelope.dsn_return, envelope.envelope_id, envelope.body_type) == ("HDRS", "a+b", "8BITMIME")
     assert envelope.deliver_by is not None
     assert (envelope.deliver_by.seconds, envelope.deliver_by.mode) == (120, "NT")
+    # RFC 2852 §4: the time runs from MAIL, however long the content takes
+    two_minutes = dt.timedelta(minutes=2)
+    assert before + two_minutes <= envelope.deliver_by.due_at(timezone.now()) <= behind_mail + two_minutes
     assert envelope.recipients[0].notify == "SUCCESS,DELAY"
     assert envelope.recipients[0].original_recipient == "rfc822;Old+x@b.example"
 
@@ -179,7 +189,14 @@ def test_dsn_and_deliverby_are_kept_with_the_message(listener: Listener, memory_
         ("ENVID=" + "x" * 101, "501 5.5.4"),
         ("BODY=BINARYMIME", "250 2.1.0"),
         ("AUTH=e+3Dmc2@example.com", "250 2.1.0"),
+        ("AUTH=<>", "250 2.1.0"),
+        ("AUTH=+3C+3E", "250 2.1.0"),
         ("AUTH=+zz", "501 5.5.4"),
+        ("AUTH=", "501 5.5.4"),
+        ("AUTH", "501 5.5.4"),
+        ("AUTH=nonsense", "501 5.5.4"),
+        ("SMTPUTF8=", "501 5.5.4"),
+        ("BODY=", "501 5.5.4"),
         ("SIZE=1 SIZE=2", "501 5.5.4"),
     ],
 )

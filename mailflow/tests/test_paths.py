@@ -84,7 +84,7 @@ def test_a_path_beyond_ascii_needs_smtputf8_and_each_command_has_its_code(argume
         ("FROM:\u2003<a@b.example>", "501 5.5.4"), ("FROM:<a@b.example> SIZE=1 SIZE=1", "501 5.5.4"),
         ("FROM:<a@b.example> SIZE=1\u3000BODY=7BIT", "501 5.5.4"), ("FROM:<a@b.example> SIZE=\u0663", "501 5.5.4"),
         ("FROM:<a@b.example> ENVID=ü", "501 5.5.4"), ("FROM:<a@b.example> ſIZE=1", "501 5.5.4"),
-        ("FROM:<a@b.example> A=b=c", "501 5.5.4"),
+        ("FROM:<a@b.example> A=b=c", "501 5.5.4"), ("FROM:<a@b.example> SMTPUTF8=", "501 5.5.4"),
         ("FROM:<a>", "553 5.1.7"), ("FROM:<ü\u202e@b.example>", "553 5.1.7"), ("FROM:<ü\0@b.example>", "553 5.1.7"),
         ("FROM:<ü@💩.la>", "553 5.1.7"), ("FROM:<" + "ü" * 33 + "@b.example>", "553 5.1.7"),
     ],

@@ -1,8 +1,11 @@
-"""MAIL and RCPT: the envelope (RFC 5321 §4.1.1.2, §4.1.1.3)."""
+"""MAIL and RCPT: the envelope (RFC 5321 §4.1.1.2, §4.1.1.3, RFC 2852 §4)."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from dataclasses import replace
+
+from django.utils import timezone
 
 from accounts.addresses import Resolution
 from mailflow.errors import Refused
@@ -42,6 +45,8 @@ def mail(session: Session, argument: str) -> Answer:
         auth_offered=auth_offered(session),
         max_octets=listener.max_message_octets,
     )
+    if envelope.deliver_by is not None:
+        envelope.deliver_by = replace(envelope.deliver_by, asked_at=timezone.now())
     verdict = WITHIN if session.is_exempt else listener.gate.message(session, envelope.reverse_path_text)
     if session.account is not None:
         return _mail_by_account(session, session.account, envelope, verdict)
