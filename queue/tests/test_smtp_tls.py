@@ -127,15 +127,19 @@ def test_required_tls_that_cannot_be_had_defers(run: Run, peer: Peer) -> None:
     outcome = run(outcome_at(peer, direct_tls=TlsPolicy.REQUIRED))
     assert (outcome.kind, outcome.enhanced_code) == (Kind.DEFERRED, "4.7.4")
     assert not peer.messages
+    assert peer.commands[-1] == "QUIT"
 
 
 # --- the smarthost ---
 
 
-async def by_smarthost(peer: Peer, **changes: Any) -> Outcome:
+ELSEWHERE = "0.0.0.0"  # this host too, and by its number no loopback address
+
+
+async def by_smarthost(peer: Peer, address: str = "127.0.0.1", **changes: Any) -> Outcome:
     async with peer.run():
         transport = SmtpTransport(options(**{"username": "us", "password": "secret", **changes}))
-        outcomes = await transport.deliver(job(), Route([peer.hop], smarthost=True))
+        outcomes = await transport.deliver(job(), Route([replace(peer.hop, address=address)], smarthost=True))
         await transport.close()
     return outcomes[TO]
 
@@ -144,6 +148,7 @@ def test_the_smarthost_is_told_our_name_and_password(run: Run, certificate: Cert
     peer = Peer(tls=certificate.server, extensions=["AUTH PLAIN LOGIN"])
     assert run(by_smarthost(peer)).kind is Kind.DELIVERED
     assert "AUTH PLAIN AHVzAHNlY3JldA==" in peer.commands
+    assert "MAIL FROM:<from@example.org> AUTH=<>" in peer.commands  # RFC 4954 §5
     peer = Peer(extensions=["AUTH=LOGIN"], auth=["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6", "235 welcome"])
     assert run(by_smarthost(peer)).kind is Kind.DELIVERED
     assert peer.commands[1:4] == ["AUTH LOGIN", "dXM=", "c2VjcmV0"]
@@ -170,6 +175,47 @@ def test_a_smarthost_that_does_not_let_us_in_defers_the_mail(run: Run, peer: Pee
     assert "RELAY_USERNAME" in outcome.reply
     assert "secret" not in outcome.reply
     assert not peer.messages
+    assert peer.commands[-1] == "QUIT"  # RFC 5321 §4.1.1.10
+
+
+def test_an_exchange_that_does_not_end_is_cancelled(run: Run) -> None:
+    peer = Peer(extensions=["AUTH LOGIN"], auth=["334 a", "334 b", "334 more?", "501 5.7.0 cancelled"])
+    assert run(by_smarthost(peer)).kind is Kind.DEFERRED
+    assert peer.commands[-2:] == ["*", "QUIT"]
+
+
+@pytest.mark.parametrize("policy", [TlsPolicy.OPPORTUNISTIC, TlsPolicy.REQUIRED])
+def test_the_password_goes_over_verified_tls(run: Run, certificate: Certificate, policy: TlsPolicy) -> None:
+    peer = Peer(tls=certificate.server, extensions=["AUTH PLAIN"])
+    changes: dict[str, Any] = {"smarthost_tls": policy, "verified_tls": certificate.trusting}
+    assert run(by_smarthost(peer, ELSEWHERE, **changes)).kind is Kind.DELIVERED
+    assert "AUTH PLAIN AHVzAHNlY3JldA==" in peer.commands
+
+
+def test_the_password_goes_to_no_host_whose_certificate_is_not_its_own(run: Run, certificate: Certificate) -> None:
+    """RFC 4954 §14, with opportunistic TLS too: neither over TLS to who knows whom, nor then in clear."""
+    peer = Peer(tls=certificate.server, extensions=["AUTH PLAIN"])
+    outcome = run(by_smarthost(peer, ELSEWHERE))
+    assert (outcome.kind, outcome.enhanced_code) == (Kind.DEFERRED, "4.7.5")
+    assert "certificate" in outcome.reply and "RELAY_PASSWORD" in outcome.reply
+    assert peer.connections == 1
+    assert peer.commands == ["EHLO mail.example.org", "STARTTLS"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"), [(TlsPolicy.OPPORTUNISTIC, "offers no TLS"), (TlsPolicy.NEVER, "RELAY_STARTTLS is never")]
+)
+def test_the_password_never_goes_in_clear(run: Run, policy: TlsPolicy, words: str) -> None:
+    peer = Peer(extensions=["AUTH PLAIN"])
+    outcome = run(by_smarthost(peer, ELSEWHERE, smarthost_tls=policy))
+    assert (outcome.kind, outcome.enhanced_code) == (Kind.DEFERRED, "4.7.11")
+    assert words in outcome.reply and "RELAY_PASSWORD" in outcome.reply
+    assert not any(command.startswith("AUTH") for command in peer.commands)
+    assert peer.commands[-1] == "QUIT"
+
+
+def test_without_a_password_any_certificate_of_the_smarthost_will_do(run: Run, certificate: Certificate) -> None:
+    assert run(by_smarthost(Peer(tls=certificate.server), ELSEWHERE, username="")).tls
 
 
 def test_a_smarthost_that_wants_credentials_first_bounces_nothing(run: Run) -> None:
@@ -178,7 +224,7 @@ def test_a_smarthost_that_wants_credentials_first_bounces_nothing(run: Run) -> N
 
 def test_only_the_smarthost_is_told_our_password(run: Run) -> None:
     run(outcome_at(peer := Peer(extensions=["AUTH PLAIN"]), username="us", password="secret"))
-    assert not any(command.startswith("AUTH") for command in peer.commands)
+    assert peer.messages and not any("AUTH" in command for command in peer.commands)
 
 
 def test_the_smarthost_may_stand_in_a_private_network(run: Run) -> None:

@@ -34,10 +34,11 @@ async def open_session(hop: NextHop, options: SmtpOptions, *, smarthost: bool) -
     """Open a session, or raise `SessionFailed`. Where TLS may be done without, a failed handshake is followed by a new
     connection in clear."""
     policy = options.smarthost_tls if smarthost else options.direct_tls
+    handshake = _Handshake(hop, options, policy, smarthost=smarthost)
     try:
-        return await _Handshake(hop, options, policy, smarthost=smarthost).run()
+        return await handshake.run()
     except TlsFailed:
-        if policy is TlsPolicy.REQUIRED:
+        if policy is TlsPolicy.REQUIRED or handshake.has_secret:
             raise
     return await _Handshake(hop, options, TlsPolicy.NEVER, smarthost=smarthost).run()
 
@@ -52,6 +53,9 @@ class _Handshake:
         self._smarthost = smarthost
         self._verdicts = Verdicts(str(hop), smarthost)
         self._extensions: dict[str, str] = {}
+        # RFC 4954 §14: RELAY_PASSWORD goes to nobody who may listen or pretend to be the smarthost.
+        self._must_authenticate = smarthost and bool(options.username)
+        self.has_secret = self._must_authenticate and not _is_loopback(hop.address)
 
     async def run(self) -> Session:
         try:
@@ -65,21 +69,34 @@ class _Handshake:
         except LineLost as error:
             line.abort()
             raise SessionFailed(self._verdicts.lost(str(error), error.reply)) from None
+        except TlsFailed:
+            line.abort()
+            raise
+        except SessionFailed:
+            await self._take_leave(line)
+            raise
         except BaseException:
             line.abort()
             raise
-        return Session(line, self._hop, self._options.timeouts, extensions=self._extensions, smarthost=self._smarthost)
+        return Session(
+            line,
+            self._hop,
+            self._options.timeouts,
+            extensions=self._extensions,
+            smarthost=self._smarthost,
+            authenticated=self._must_authenticate,
+        )
 
     async def _steps(self, line: Line) -> None:
         greeting = await line.reply("the greeting", self._options.timeouts.greeting)
         if not greeting.is_positive:
-            raise await self._refused(line, greeting)
+            raise self._refused(greeting)
         await self._hello(line)
         if await self._may_encrypt(line):
             await self._encrypt(line)
             self._verdicts = dataclasses.replace(self._verdicts, tls=line.tls)
             await self._hello(line)  # what was announced in clear is forgotten (RFC 3207 §4.2)
-        if self._smarthost and self._options.username:
+        if self._must_authenticate:
             await self._authenticate(line)
 
     async def _ask(self, line: Line, command: str, step: str = "") -> PeerReply:
@@ -95,7 +112,7 @@ class _Handshake:
             reply = await self._ask(line, f"HELO {self._options.own_name}")
             self._extensions = {}
         if not reply.is_positive:
-            raise await self._refused(line, reply)
+            raise self._refused(reply)
 
     async def _may_encrypt(self, line: Line) -> bool:
         """Ask for TLS where our policy wants it; False is to go on in clear."""
@@ -112,9 +129,10 @@ class _Handshake:
         return False
 
     async def _encrypt(self, line: Line) -> None:
-        """Shake hands; with `required` the certificate must be for the host's name."""
+        """Shake hands; with `required`, and for the smarthost's password, the certificate must be for the host."""
         options = self._options
-        context = options.verified_tls if self._policy is TlsPolicy.REQUIRED else options.unverified_tls
+        must_verify = self.has_secret or self._policy is TlsPolicy.REQUIRED
+        context = options.verified_tls if must_verify else options.unverified_tls
         try:
             await line.start_tls(context, self._hop.host, options.timeouts.tls)
         except ssl.SSLCertVerificationError as error:
@@ -127,12 +145,16 @@ class _Handshake:
             trouble = f"the TLS handshake failed: {type(error).__name__}"
         else:
             return
+        if self.has_secret:
+            trouble += "; RELAY_PASSWORD goes over TLS only, with a certificate that is valid for RELAY_HOST"
         raise TlsFailed(self._verdicts.temporary("4.7.5", trouble))
 
     async def _authenticate(self, line: Line) -> None:
         """Log in at the smarthost. Whatever goes wrong is the operator's to put right, so the mail waits."""
-        if not line.tls and not _is_loopback(self._hop.address):
-            raise self._temporary("4.7.11", "the smarthost offers no TLS, and RELAY_PASSWORD never goes in clear")
+        if self.has_secret and not line.tls:
+            never = self._policy is TlsPolicy.NEVER
+            trouble = "RELAY_STARTTLS is never" if never else "the smarthost offers no TLS"
+            raise self._temporary("4.7.11", f"{trouble}, and RELAY_PASSWORD never goes in clear")
         offered = self._extensions.get("AUTH", "").split()
         if "PLAIN" in offered:
             reply = await self._authenticate_plain(line)
@@ -140,6 +162,8 @@ class _Handshake:
             reply = await self._authenticate_login(line)
         else:
             raise self._temporary("4.7.0", "RELAY_USERNAME is set, but the smarthost offers no AUTH PLAIN or LOGIN")
+        if reply.code == 334:  # it wants to go on where these mechanisms end (RFC 4954 §4)
+            reply = await self._ask(line, "*", "AUTH")
         if reply.code != 235:
             raise self._temporary("4.7.8", f"the smarthost refused RELAY_USERNAME: {reply.code} {reply.text}")
 
@@ -160,14 +184,17 @@ class _Handshake:
             reply = await self._ask(line, _base64(answer), "AUTH")
         return reply
 
-    async def _refused(self, line: Line, reply: PeerReply) -> SessionFailed:
-        """Take leave of a peer that does not want us (RFC 7504 §4), and say what it said."""
+    async def _take_leave(self, line: Line) -> None:
+        """End what is no session: a line that still works is closed after QUIT only (RFC 5321 §4.1.1.10)."""
         try:
             line.send(b"QUIT\r\n")
             await line.reply("QUIT", self._options.timeouts.quit)
         except LineLost:
-            pass  # its refusal is the answer that counts
-        line.abort()
+            pass  # what went wrong before is the answer that counts
+        finally:
+            line.abort()
+
+    def _refused(self, reply: PeerReply) -> SessionFailed:
         return SessionFailed(self._verdicts.of(reply))
 
     def _temporary(self, enhanced_code: str, reason: str) -> SessionFailed:

@@ -1,6 +1,6 @@
 """A session with a next hop: one transaction after another (RFC 5321 §3, RFC 1870 §6, RFC 6152 §3, RFC 6531 §3.2).
 
-What the sender asked of DSN and DELIVERBY goes along (`requests`).
+What the sender asked of DSN and DELIVERBY goes along (`requests`); for AUTH= see RFC 4954 §5.
 
 `handshake.open_session` makes sessions. One coroutine uses a session at a time; a lost line ends it.
 """
@@ -62,6 +62,7 @@ class Session:
         *,
         extensions: Mapping[str, str],
         smarthost: bool,
+        authenticated: bool = False,
     ) -> None:
         self.hop = hop
         self.smarthost = smarthost
@@ -71,6 +72,8 @@ class Session:
         self.timeouts = timeouts
         self._extensions = extensions
         self._size_limit = int(limit) if (limit := extensions.get("SIZE", "")).isdecimal() else 0
+        # RFC 4954 §5: nobody's word for who wrote it is passed on to a server that trusts ours.
+        self._auth = " AUTH=<>" if authenticated else ""
         self._needs_reset = False
         announced = frozenset(keyword for keyword in (DSN, DELIVERBY) if keyword in extensions)
         self._verdicts = Verdicts(str(hop), smarthost, line.tls, announced)
@@ -142,7 +145,7 @@ class Session:
         is_8bit = message.is_declared_8bit or (is_utf8 and message.is_8bit)
         size = f" SIZE={message.size_octets}" if "SIZE" in self._extensions else ""
         body = " BODY=8BITMIME" if is_8bit and "8BITMIME" in self._extensions else ""
-        return f"MAIL FROM:<{message.reverse_path}>{size}{body}{' SMTPUTF8' if is_utf8 else ''}"
+        return f"MAIL FROM:<{message.reverse_path}>{size}{body}{' SMTPUTF8' if is_utf8 else ''}{self._auth}"
 
     def _beyond_ascii(self, message: Outgoing, recipients: Sequence[str]) -> dict[str, Outcome]:
         """Return the outcome of those for whom this peer would need SMTPUTF8 and lacks it (RFC 6531 §3.2, §3.5)."""
