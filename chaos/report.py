@@ -51,7 +51,8 @@ def _figures(run: Run) -> dict[str, str]:
         "in doubt: the connection broke before the answer": _sum(answers, Answer.IN_DOUBT),
         "**processes killed with -9**": f"**{len(run.kills)}**",
         **{
-            f"– {target}": killed[target] for target in ("worker", "smtp", "web", "redis", "beat", "everything at once")
+            f"– {target}": killed[target]
+            for target in ("worker", "smtp", "writer", "web", "redis", "beat", "everything at once")
         },
         "Redis emptied": run.flushes,
         "attempts at the next hop": run.sink.attempts,

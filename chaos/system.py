@@ -23,6 +23,9 @@ LEASE_SECONDS = 5
 _START_LIMIT = 90.0
 
 
+WRITER = "writer"  # no process of the supervisor's: the listener starts it
+
+
 class Stuck(Exception):
     """The system did not do in time what it must; the text says what."""
 
@@ -126,6 +129,8 @@ class System:
     def _pid(self, name: str) -> int | None:
         """Return the process's id if it runs and is our supervisor's child: nobody else's process is ever killed."""
         assert self._process is not None
+        if name == WRITER:
+            return self._writer()
         try:
             pid = int((self.folder / "run" / f"{name}.pid").read_text())
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -133,6 +138,20 @@ class System:
             return None
         state, parent = fields[0], int(fields[1])
         return pid if state != "Z" and parent == self._process.pid else None
+
+    def _writer(self) -> int | None:
+        """Return the process that commits for the listener: the listener's own child."""
+        listener = self._pid("smtp")
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+                if (
+                    int(fields[1]) == listener
+                    and fields[0] != "Z"
+                    and b"spoolwriter" in (path / "cmdline").read_bytes()
+                ):
+                    return int(path.name)
+        return None
 
     def flush_redis(self) -> bool:
         """Empty the Redis, queue of rings and all; False where none answers."""

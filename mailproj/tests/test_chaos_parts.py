@@ -86,7 +86,7 @@ def test_a_plan_has_all_its_kills_and_one_of_the_whole_tree(kills: int) -> None:
 
 def test_a_plan_of_25_kills_every_process_and_its_seed_repeats_it() -> None:
     targets = plan(25, random.Random(3))
-    assert set(targets) == {"worker", "smtp", "web", "redis", "beat", TREE}
+    assert set(targets) == {"worker", "smtp", "writer", "web", "redis", "beat", TREE}
     assert targets == plan(25, random.Random(3))
 
 
