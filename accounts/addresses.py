@@ -1,4 +1,4 @@
-"""Which addresses are ours, and who may send as whom."""
+"""Which addresses are ours, and who may send as whom (RFC 5321 §2.3.5, §4.5.1)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from django.conf import settings
+from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
 
-from accounts import users
 from accounts.models import Alias, Domain, User
 from accounts.models.alias import CATCH_ALL
 from accounts.names import Address, InvalidName, parse_address
@@ -137,8 +137,8 @@ def _resolve_postmaster(domain: Domain, alias: Alias | None, catch_all: Alias | 
     alias = alias or catch_all
     if alias is not None:
         return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=tuple(alias.targets))
-    reader = users.first_superuser()
-    if reader is None:
+    reader = _readers_of_the_house().filter(Q(is_superuser=True) | Q(is_staff=True)).first()
+    if reader is None:  # another organization's people must not read it
         return Resolution(Found.UNKNOWN_USER, organization_id=domain.organization_id)
     return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=(reader.email,))
 
@@ -147,8 +147,17 @@ def _resolve_foreign(address: Address) -> Resolution:
     """Postmaster, bare or at our own host name, is taken even where that is no mail domain (RFC 5321 §4.5.1)."""
     if address.domain != settings.SMTP_HOSTNAME.lower() or address.folded_local_part != POSTMASTER:
         return FOREIGN
-    owner = users.first_superuser()
-    return Resolution(Found.ALIAS, targets=(owner.email,)) if owner is not None else FOREIGN
+    reader = _readers_of_the_house().first()
+    return Resolution(Found.ALIAS, targets=(reader.email,)) if reader is not None else FOREIGN
+
+
+def _readers_of_the_house() -> QuerySet[User]:
+    """Who is active, in the order in which the house's own mail is theirs: staff, who runs a domain, anybody."""
+    domains = Domain.objects.filter(Q(is_trusted=True) | Q(status=Domain.Status.VERIFIED), is_active=True)
+    of_organization = domains.filter(organization=OuterRef("organization"), organization__is_active=True)
+    runs_a_domain = Case(When(Q(is_organization_admin=True) & Exists(of_organization), then=1), default=0)
+    active = User.objects.filter(is_active=True)
+    return active.order_by("-is_superuser", "-is_staff", runs_a_domain.desc(), "pk")
 
 
 def may_send_as(user: User, address: Address) -> bool:

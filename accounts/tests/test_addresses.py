@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import connection
@@ -126,6 +128,40 @@ def test_postmaster_of_a_domain_without_members_is_read_by_the_catch_all_and_the
     Alias.objects.create(domain=domain, local_part="*", targets=["b@foreign.example"], announcement="moved")
     resolution = addresses.resolve(parse_address("postmaster@example.com"))
     assert (resolution.targets, resolution.announcement) == (("b@foreign.example",), "silent")
+
+
+def test_the_bare_postmaster_is_read_by_staff_or_who_runs_a_domain_or_anybody(domain: Domain, settings: Any) -> None:
+    """RFC 5321 §4.5.1: never refused while anybody could read it."""
+    settings.SMTP_HOSTNAME = "mx.example.com"
+    bare = parse_address("postmaster@mx.example.com")
+    off = Organization.objects.create(name="Off", is_active=False)
+    pending = Organization.objects.create(name="Pending")
+    Domain.objects.create(name="off.example", organization=off, is_trusted=True)
+    Domain.objects.create(name="pending.example", organization=pending)
+    readers = []
+    for name, facts in (
+        ("anybody", {}),
+        ("admin-of-none", {"organization": off, "is_organization_admin": True}),
+        ("admin-to-be", {"organization": pending, "is_organization_admin": True}),
+        ("admin", {"organization": domain.organization, "is_organization_admin": True}),
+        ("staff", {"is_staff": True}),
+        ("root", {"is_staff": True, "is_superuser": True}),
+    ):
+        readers.append(User.objects.create_user(name, f"{name}@far.example", "x", **facts).email)
+    readers.insert(0, "alice@example.com")
+    for reader in (readers[6], readers[5], readers[4], *readers[:4]):
+        assert addresses.resolve(bare).targets == (reader,)
+        User.objects.filter(email=reader).update(is_active=False)
+    assert addresses.resolve(bare).found is Found.FOREIGN
+
+
+def test_the_postmaster_of_a_domain_is_read_by_nobody_of_another_organization(domain: Domain) -> None:
+    User.objects.update(is_active=False)
+    other = Organization.objects.create(name="Other")
+    User.objects.create_user("eve", "eve@far.example", "x", organization=other, is_organization_admin=True)
+    assert found("postmaster@example.com") is Found.UNKNOWN_USER
+    User.objects.create_user("staff", "staff@far.example", "x", is_staff=True)
+    assert addresses.resolve(parse_address("postmaster@example.com")).targets == ("staff@far.example",)
 
 
 @pytest.mark.parametrize("announcement", ["told", "moved"])
