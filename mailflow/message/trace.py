@@ -1,4 +1,6 @@
-"""The trace header fields that we put on top of a message (RFC 5321 §4.4, RFC 6531 §3.7.3); the rest never changes.
+"""The trace header fields that we put on top of a message (RFC 5321 §4.4, RFC 6531 §3.7.3, RFC 8314 §4.3).
+
+What stands below them never changes.
 
 A field is in UTF-8 where an address cannot be said in ASCII, and nowhere else: U-labels in a message that is ASCII
 otherwise would shut it out from every host without SMTPUTF8.
@@ -17,6 +19,8 @@ from mailflow.smtp.envelope import Envelope
 from mailflow.spool.accepted import Origin
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.:_\[\]-]")
+_BY_NO_PROTOCOL = frozenset(["INTERNAL"])  # made here: nothing was transmitted that a `with` could name
+_SUITE = re.compile(r"(ECDHE|DHE)-(ECDSA|RSA)-(?:AES(128|256)-(GCM-)?(SHA(?:256|384)?)|CHACHA20-POLY1305)\Z")
 
 
 def received_line(*, message_id: str, hostname: str, origin: Origin, envelope: Envelope, at: dt.datetime) -> bytes:
@@ -30,15 +34,43 @@ def received_line(*, message_id: str, hostname: str, origin: Origin, envelope: E
     if origin.client_address:
         literal = f"IPv6:{origin.client_address}" if ":" in origin.client_address else origin.client_address
         parts.append(f"from {helo} ([{literal}])")
-    tls = f" ({_safe(origin.tls, ' ')})" if origin.tls else ""
-    parts.append(f"by {hostname} (mailproj) with {origin.protocol}{tls} id {message_id}")
+    protocol = "" if origin.protocol in _BY_NO_PROTOCOL else f" with {origin.protocol}"
+    comment, clause = _tls(origin.tls) if origin.tls else ("", "")
+    parts.append(f"by {hostname} (mailproj){protocol}{comment} id {message_id}")
     if len(envelope.recipients) == 1:
         address = envelope.recipients[0].address
         if envelope.is_smtputf8 or not address.needs_smtputf8:
             parts.append(f"for <{_in_a_field(address)}>")
+    if clause:
+        parts.append(clause)
     return ("Received: " + "\r\n\t".join(parts) + ";\r\n\t" + _date(int(at.timestamp())) + "\r\n").encode(
         "utf-8", "replace"
     )
+
+
+@lru_cache(maxsize=64)
+def _tls(words: str) -> tuple[str, str]:
+    """Return what a TLS connection adds: a comment, and the `tls` clause where the suite's registered name is known."""
+    version, _, suite = words.partition(" ")
+    name = _registered_name(suite)
+    if not name:
+        return f" ({_safe(words, ' ')})", ""
+    return "", f"tls {name} ({_safe(version, ' ')})"
+
+
+def _registered_name(suite: str) -> str:
+    """Return the IANA name of a cipher suite that OpenSSL names; empty where there is no saying.
+
+    Those of TLS 1.3 have one name. Older ones have another with OpenSSL, which leaves out what went without saying.
+    """
+    if suite.startswith("TLS_") and suite.replace("_", "").isalnum():
+        return suite
+    match = _SUITE.match(suite)
+    if match is None:
+        return ""
+    exchange, signature, bits, gcm, digest = match.groups()
+    cipher = f"AES_{bits}_{'GCM' if gcm else 'CBC'}_{digest}" if bits else "CHACHA20_POLY1305_SHA256"
+    return f"TLS_{exchange}_{signature}_WITH_{cipher}"
 
 
 def return_path_line(reverse_path: str) -> bytes:

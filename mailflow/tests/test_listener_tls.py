@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import smtplib
 import socket
 import ssl
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from accounts.models import User
+from mailflow import content
 from mailflow.certificates import ensure_self_signed
 from mailflow.handoff import MemoryHandoff
 from mailflow.listener import connection, door
@@ -90,7 +92,10 @@ def test_mail_over_implicit_tls_is_stored_as_such(secure: Listener) -> None:
     with smtplib.SMTP_SSL("127.0.0.1", port(secure, 1), context=context) as client:
         client.login("alice", "correct horse")
         client.sendmail("alice@example.com", ["friend@foreign.example"], "Subject: x\r\n\r\n" + "y" * 200_000)
-    assert Message.objects.get().protocol == "ESMTPSA"
+    message = Message.objects.get()
+    assert message.protocol == "ESMTPSA"
+    trace = content.read(message.pk).partition(b"Subject:")[0]
+    assert re.search(rb"with ESMTPSA id \S+\s+for <friend@foreign.example>\s+tls TLS_[A-Z0-9_]+ \(TLSv1.[23]\);", trace)
 
 
 def test_a_handshake_in_clear_text_is_cut_off_and_others_are_served(secure: Listener) -> None:
