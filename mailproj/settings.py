@@ -167,7 +167,7 @@ if SQLITE:
         "timeout": 30,
         "init_command": (
             "PRAGMA page_size=8192; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
-            "PRAGMA cache_size=-32768; PRAGMA wal_autocheckpoint=2000; PRAGMA journal_size_limit=67108864;"
+            "PRAGMA cache_size=-32768; PRAGMA wal_autocheckpoint=4000; PRAGMA journal_size_limit=67108864;"
         ),
     }
 else:

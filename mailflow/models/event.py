@@ -5,6 +5,8 @@ from __future__ import annotations
 from django.db import models
 from django.db.models.functions import Lower
 
+from mailflow.models.fields import RowIdField
+
 _NO_MESSAGE = models.Q(message_id="")  # their indexes cost nothing where mail is accepted and delivered
 
 
@@ -34,7 +36,7 @@ class Event(models.Model):
 
     REFUSALS = (Kind.REFUSED, Kind.AUTH_FAILED)
 
-    id = models.BigIntegerField(primary_key=True)
+    id = RowIdField(primary_key=True)
     created_at = models.DateTimeField()
     kind = models.CharField(max_length=20, choices=Kind)
     message_id = models.CharField(max_length=30, blank=True, help_text="Empty where no message came of it.")

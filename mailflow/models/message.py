@@ -58,7 +58,11 @@ class Message(models.Model):
     class Meta:
         ordering = ["-id"]
         indexes = [
-            models.Index(fields=["organization_id", "id"], name="message_by_organization"),
+            models.Index(
+                fields=["organization_id", "id"],
+                name="message_by_organization",
+                condition=models.Q(organization_id__isnull=False),
+            ),
             models.Index(fields=["status", "id"], name="message_by_status"),
             models.Index(
                 fields=["finished_at"], name="message_finished", condition=models.Q(finished_at__isnull=False)

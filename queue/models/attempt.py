@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from django.db import models
 
+from mailflow.models.fields import RowIdField
+
 
 class Attempt(models.Model):
     """One row is one ended attempt: where it went and what came back. Rows are never changed."""
@@ -13,7 +15,7 @@ class Attempt(models.Model):
         DEFERRED = "deferred", "Deferred"
         FAILED = "failed", "Failed for good"
 
-    id = models.BigIntegerField(primary_key=True)
+    id = RowIdField(primary_key=True)
     entry = models.ForeignKey("queue.Entry", models.CASCADE, related_name="tries", db_index=False)
     number = models.PositiveIntegerField()
     started_at = models.DateTimeField()

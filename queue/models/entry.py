@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from django.db import models
 
+from mailflow.models.fields import RowIdField
+
 
 class Entry(models.Model):
     """One row is one recipient of one accepted message: the queue itself (docs/adr/0002).
@@ -22,7 +24,7 @@ class Entry(models.Model):
 
     OPEN = (Status.PENDING, Status.RETRY)
 
-    id = models.BigIntegerField(primary_key=True)
+    id = RowIdField(primary_key=True)
     message = models.ForeignKey("mailflow.Message", models.CASCADE, related_name="entries", db_index=False)
     recipient = models.CharField(max_length=320, help_text="The forward path's address.")
     domain = models.CharField(max_length=255, help_text="Its domain, in lower case.")
