@@ -18,6 +18,7 @@ from rest_framework.views import APIView
 
 from accounts.api.paging import page_of, window_of
 from accounts.models import Domain, User
+from accounts.names import InvalidName, parse_address
 from mailflow import content
 from mailflow.api.visibility import owned_by, recipients_shown, sees_all, visible_message, visible_messages
 from mailflow.models import FiledMessage, Message
@@ -160,10 +161,10 @@ def _filtered(messages: QuerySet[Message], wanted: dict[str, Any], user: User) -
     if "date_to" in wanted:
         messages = messages.filter(created_at__lte=wanted["date_to"][1])
     if "sender_email" in wanted:
-        messages = messages.filter(reverse_path__iexact=wanted["sender_email"])
+        messages = messages.filter(_is("reverse_path", wanted["sender_email"]))
     for name in ("recipient", "recipient_email"):
         if name in wanted:
-            messages = messages.filter(_sent_to(user, recipient__iexact=wanted[name]))
+            messages = messages.filter(_sent_to(user, _is("recipient", wanted[name])))
     if "domain_id" in wanted:
         messages = messages.filter(_concerns(user, wanted["domain_id"]))
     return messages
@@ -174,13 +175,23 @@ def _concerns(user: User, domain_id: int) -> Q:
     if domain is None or not (sees_all(user) or domain.organization_id == user.organization_id):
         raise ValidationError({"domain_id": "There is no such domain."})
     end = f"@{domain.name}"
-    return Q(reverse_path__iendswith=end) | _sent_to(user, recipient__iendswith=end)
+    return Q(reverse_path__iendswith=end) | _sent_to(user, Q(recipient__iendswith=end))
 
 
-def _sent_to(user: User, **recipient: str) -> Q:
+def _is(field: str, text: str) -> Q:
+    """Match an address as it is kept, the domain in A-labels; SQLite knows of no case beyond ASCII."""
+    try:
+        address = parse_address(text)
+    except InvalidName:
+        return Q(**{f"{field}__iexact": text})
+    lower = f"{address.local_part.lower()}@{address.domain}"
+    return Q(**{f"{field}__iexact": str(address)}) | Q(**{f"{field}__iexact": lower})
+
+
+def _sent_to(user: User, recipient: Q) -> Q:
     """Match by a recipient that the caller may see: a filter must not tell who got a blind copy."""
-    entries = Exists(Entry.objects.filter(message=OuterRef("pk"), **recipient))
+    entries = Exists(Entry.objects.filter(recipient, message=OuterRef("pk")))
     if sees_all(user):
         return Q(entries)
-    own_copies = FiledMessage.objects.filter(message_id=OuterRef("pk"), mailbox__user=user, **recipient)
+    own_copies = FiledMessage.objects.filter(recipient, message_id=OuterRef("pk"), mailbox__user=user)
     return (owned_by(user) & Q(entries)) | Q(Exists(own_copies))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.test import Client
@@ -96,6 +97,15 @@ def test_filters_narrow_the_list(alice: User) -> None:
     assert listed(alice, "recipient=Z@y.example") == [new.pk] == listed(alice, "recipient_email=w@example.com")
     assert listed(alice, f"domain_id={Domain.objects.get().pk}") == [new.pk, old.pk]
     assert listed(alice, "recipient=nobody@y.example") == []
+
+
+@pytest.mark.parametrize("wanted", ["grüße@bücher.example", "GRÜßE@BÜCHER.example", "grüße@xn--bcher-kva.example"])
+def test_an_address_beyond_ascii_is_found_as_people_write_it(alice: User, wanted: str) -> None:
+    message = accepted("grüße@bücher.example", by=alice, sender="grüße@bücher.example")
+    accepted("x@y.example", by=alice)
+    for name in ("recipient", "recipient_email", "sender_email"):
+        assert listed(alice, f"{name}={quote(wanted)}") == [message.pk]
+    assert listed(alice, f"recipient={quote('gruse@bücher.example')}") == []
 
 
 def test_each_sees_own_mail_and_staff_see_all(alice: User, bob: User, mallory: User, root: User) -> None:
