@@ -49,4 +49,4 @@ def write_entries(accepted: Sequence[Accepted]) -> list[int]:
 
 def _deliver_by_at(message: Accepted) -> dt.datetime | None:
     deliver_by = message.envelope.deliver_by
-    return message.created_at + dt.timedelta(seconds=deliver_by.seconds) if deliver_by else None
+    return deliver_by.due_at(message.created_at) if deliver_by else None

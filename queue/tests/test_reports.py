@@ -292,6 +292,12 @@ def test_an_attempt_asked_for_by_hand_is_made_though_the_sender_waits_to_be_told
 # --- deadlines (RFC 2852) ---
 
 
+def test_the_deadline_is_reckoned_from_mail_however_long_the_content_took(alice: User, accept: Accept) -> None:
+    asked_at = timezone.now() - dt.timedelta(minutes=9)
+    (entry,) = accept("a@x.example", deliver_by=DeliverBy(600, "R", asked_at))
+    assert Entry.objects.get(pk=entry).deliver_by_at == asked_at + dt.timedelta(minutes=10)
+
+
 @pytest.mark.parametrize("notify", ["", "FAILURE"])
 def test_mail_that_is_wanted_back_ends_at_its_deadline(
     alice: User, accept: Accept, resolver: MemoryResolver, notify: str
