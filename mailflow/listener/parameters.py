@@ -23,7 +23,7 @@ def read_envelope(parsed: PathArgument, *, extended: bool, auth_offered: bool, m
     _need_ehlo(parsed, extended)
     for name, value in parsed.parameters.items():
         if not _read_parameter(envelope, name, value, auth_offered=auth_offered, max_octets=max_octets):
-            raise Refused(Reply(555, "5.4", f"Parameter {name} of MAIL is not recognized"))
+            raise Refused(Reply(555, "5.4", f"Parameter {name[:40]} of MAIL is not recognized"))
     check_smtputf8(parsed, "FROM", declared=envelope.is_smtputf8)
     return envelope
 
@@ -72,7 +72,7 @@ def read_recipient(address: Address, parsed: PathArgument, *, extended: bool, is
                 raise Refused(Reply(501, "5.4", "ORCPT has at most 500 characters"))
             original = decode_orcpt(value)
         else:
-            raise Refused(Reply(555, "5.4", f"Parameter {name} of RCPT is not recognized"))
+            raise Refused(Reply(555, "5.4", f"Parameter {name[:40]} of RCPT is not recognized"))
     return Recipient(address, notify, original)
 
 

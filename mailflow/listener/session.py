@@ -219,6 +219,7 @@ class Session(SmtpConnection):
         """Who was told 521 may say QUIT, and nothing else (RFC 7504 §3); raises `Closed`."""
         if self.port.commands is _TURNED_AWAY:
             self.say(NO_MAIL_HERE)
+            self.lingers = True
             raise Closed
 
     def _unknown(self, line: bytes) -> Answer:

@@ -86,7 +86,7 @@ def _parse_parameters(text: str) -> dict[str, str]:
         if match[2] and not match[2].isascii() and name not in _IN_UTF8:
             raise Refused(SYNTAX)
         if name in parameters:
-            raise Refused(Reply(501, "5.4", f"Parameter {name} is given twice"))
+            raise Refused(Reply(501, "5.4", f"Parameter {name[:40]} is given twice"))
         parameters[name] = match[2] or ""
     return parameters
 

@@ -206,6 +206,15 @@ def test_parameters_of_mail(listener: Listener, parameter: str, expected: str) -
         assert client.ask(f"MAIL FROM:<a@b.example> {parameter}").startswith(expected)
 
 
+@pytest.mark.parametrize("given", ["{0}=1", "SIZE=1 {0}=1 {0}=1"])
+def test_a_reply_names_no_more_of_a_parameter_than_a_line_has_room_for(listener: Listener, given: str) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        reply = client.ask(f"MAIL FROM:<a@b.example> {given.format('X' * 600)}")
+    assert reply[:3] in ("501", "555")
+    assert len(reply) + 2 <= 512  # RFC 5321 §4.5.3.1.5
+
+
 # --- submission -------------------------------------------------------------------------------------------------------
 
 
