@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import json
 from collections.abc import Callable
 from typing import Any
@@ -82,7 +83,7 @@ def test_the_schema_is_openapi_3_1_and_names_each_view_once() -> None:
     schema = Client().get("/api/v1/schema/", headers={"Accept": "application/json"}).json()
     assert schema["openapi"].startswith("3.1")
     assert set(schema["paths"]) == {
-        f"/api/v1/{resource.route.replace('<str:message_id>', '{message_id}')}" for resource in RESOURCES
+        "/api/v1/" + re.sub(r"<str:(\w+)>", r"{\1}", resource.route) for resource in RESOURCES
     }
     assert set(schema["components"]["securitySchemes"]) == {"apiKey", "basic", "session"}
     assert schema["paths"]["/api/v1/send"]["post"]["requestBody"]
