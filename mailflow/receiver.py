@@ -102,9 +102,10 @@ def examine(submission: Submission) -> Accepted:
             hostname=settings.SMTP_HOSTNAME,
             at=now,
             has_date=facts.has_date,
-            has_message_id=bool(facts.message_id),
+            has_message_id=facts.has_message_id,
         )
-        internet_message_id = facts.message_id or f"<{message_id}@{settings.SMTP_HOSTNAME}>"
+        if not facts.has_message_id:
+            internet_message_id = f"<{message_id}@{settings.SMTP_HOSTNAME}>"
     return Accepted(
         message_id=message_id,
         created_at=now,

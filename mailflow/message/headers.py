@@ -34,6 +34,7 @@ class HeaderFacts:
     subject: str
     header_from: str
     message_id: str
+    has_message_id: bool  # be it empty
     has_date: bool
 
 
@@ -64,6 +65,7 @@ def scan(content: bytes) -> HeaderFacts:
         subject=text_of(_SUBJECT),
         header_from=text_of(_FROM),
         message_id=text_of(_MESSAGE_ID)[:998],
+        has_message_id=_MESSAGE_ID.search(lowered, 0, limit) is not None,
         has_date=_DATE.search(lowered, 0, limit) is not None,
     )
 

@@ -13,12 +13,12 @@ def test_the_facts_of_an_ordinary_message_are_read() -> None:
         b"From: =?utf-8?q?Jos=C3=A9?= <j@x.example>\r\nDate: today\r\nMessage-ID: <1@x>\r\nSubject: second\r\n\r\n"
         b"Received: in the body\r\n"
     )
-    assert facts == headers.HeaderFacts(2, "one two", "José <j@x.example>", "<1@x>", has_date=True)
+    assert facts == headers.HeaderFacts(2, "one two", "José <j@x.example>", "<1@x>", has_message_id=True, has_date=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"\r\n", b"\r\nSubject: body\r\n", b"Resent-Date: x\r\nX-Subject: y\r\n\r\n"])
 def test_what_is_not_there_is_empty(content: bytes) -> None:
-    assert headers.scan(content) == headers.HeaderFacts(0, "", "", "", has_date=False)
+    assert headers.scan(content) == headers.HeaderFacts(0, "", "", "", has_message_id=False, has_date=False)
 
 
 def test_a_section_without_an_end_is_read_to_the_end_of_the_content() -> None:

@@ -167,6 +167,17 @@ def test_an_authenticated_user_may_send_anywhere_but_only_as_itself(listener: Li
     assert f"Message-ID: <{message.pk}@localhost>".encode() in stored
 
 
+def test_a_message_id_that_is_empty_gets_no_second_one(listener: Listener) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.ask("AUTH PLAIN " + plain("alice", "correct horse"))
+        for command in ("MAIL FROM:<alice@example.com>", "RCPT TO:<friend@foreign.example>", "DATA"):
+            client.ask(command)
+        client.send(b"From: alice@example.com\r\nMessage-ID:\r\n\r\nx\r\n.\r\n")
+        assert client.reply().startswith("250")
+    assert content.read(Message.objects.get().pk).lower().count(b"\r\nmessage-id:") == 1
+
+
 def test_three_failed_authentications_end_the_session(listener: Listener) -> None:
     with connect(listener) as client:
         client.ask("EHLO x")
