@@ -59,7 +59,7 @@ class DataWindow:
         else:
             piece = buffer[:octets]
             del buffer[:octets]
-        if b"\n." in piece:
+        if b"\r\n." in piece:
             piece = piece.replace(b"\r\n.", b"\r\n")
         start, self._is_fresh = 2 * self._is_fresh, False
         return bytes(memoryview(piece)[start:])
