@@ -80,9 +80,13 @@ class Door:
         session = self._make_session()
         session.came_from(peer)
         behind_proxy = _is_proxy(plain_address(str(peer[0])))
-        if (behind_proxy and len(self._entering) >= MAX_HEADERS) or not (
-            behind_proxy or self._is_admitted(session, peer_socket)
-        ):
+        if behind_proxy and len(self._entering) >= MAX_HEADERS:
+            _note_refusal(
+                session, "proxy_headers", f"{MAX_HEADERS} connections have not brought their PROXY header yet"
+            )
+            peer_socket.close()
+            return
+        if not (behind_proxy or self._is_admitted(session, peer_socket)):
             peer_socket.close()
             return
         task = self._loop.create_task(self._enter(session, peer_socket, behind_proxy=behind_proxy))
@@ -123,17 +127,7 @@ class Door:
         try:
             address = await proxy.client_behind(self._loop, peer_socket)
         except proxy.NoHeader as error:
-            counters.add("smtp.connections.rejected")
-            group.current().note(
-                NewEvent(
-                    kind=Event.Kind.REFUSED.value,
-                    summary=f"Refused at connect: {error}, and {session.client_address} is in SMTP_PROXY_NETWORKS.",
-                    stage="connection",
-                    rule="proxy_header",
-                    client_address=session.client_address,
-                    trace_id=session.trace_id,
-                )
-            )
+            _note_refusal(session, "proxy_header", f"{error}, and {session.client_address} is in SMTP_PROXY_NETWORKS")
             return False
         if address:
             session.client_address = plain_address(address)
@@ -145,6 +139,21 @@ class Door:
         if session.transport is None:
             peer_socket.close()
             self._listener.release(session)
+
+
+def _note_refusal(session: SmtpConnection, rule: str, reason: str) -> None:
+    """Leave the event of a connection that is closed without a word."""
+    counters.add("smtp.connections.rejected")
+    group.current().note(
+        NewEvent(
+            kind=Event.Kind.REFUSED.value,
+            summary=f"Refused at connect: {reason}.",
+            stage="connection",
+            rule=rule,
+            client_address=session.client_address,
+            trace_id=session.trace_id,
+        )
+    )
 
 
 def _is_proxy(address: str) -> bool:

@@ -16,7 +16,7 @@ from django.utils import timezone
 from accounts.models import User
 from mailflow import content
 from mailflow.handoff import MemoryHandoff
-from mailflow.listener import conduct, ports
+from mailflow.listener import conduct, door, ports
 from mailflow.listener.server import Listener
 from mailflow.listener.session import Session
 from mailflow.models import Event, Message
@@ -384,6 +384,20 @@ def test_without_its_header_a_proxy_is_not_talked_to(behind: Listener, header: b
         client.send(header)
         assert client.is_closed()
     until(lambda: Event.objects.filter(rule="proxy_header").exists())
+
+
+def test_more_connections_without_their_header_than_are_waited_for_are_closed(
+    behind: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "MAX_HEADERS", 1)
+    port = behind.ports[0]  # type: ignore[attr-defined]
+    with Client(port, greeting=False) as waiting:
+        until(lambda: len(behind._doors[0]._entering) == 1)
+        with Client(port, greeting=False) as client:
+            assert client.is_closed()
+        until(lambda: Event.objects.filter(rule="proxy_headers").exists())
+        waiting.send(b"PROXY UNKNOWN\r\n")
+        assert waiting.reply().startswith("220")
 
 
 def test_a_proxy_header_from_elsewhere_is_just_a_wrong_command(listener: Listener) -> None:
