@@ -61,6 +61,10 @@ clean: ## Remove environment, caches, containers and image; data (var/, Docker's
 test: $(VENV)/.installed-dev ## Run the tests; pip is all they need, and what is skipped is listed
 	@$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 
+.PHONY: test-bench
+test-bench: $(VENV)/.installed-dev ## Run each benchmark as small as it gets, one after the other
+	@$(PY) -m pytest -n 0 -m load $(ARGS)
+
 .PHONY: check
 check: $(VENV)/.installed-dev ## Style, types, import rules, migrations, tests
 	$(PY) -m ruff format --check .
@@ -134,5 +138,5 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "Installing requirements-dev.txt …"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --no-binary dkimpy -r requirements-dev.txt
 	@touch $@

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import django
+import hypothesis
 import pytest
+
+# A slow machine is no fault of what is tested: nothing is judged by the time that it takes.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 _RUN = Path(tempfile.mkdtemp(prefix="mailproj-test-"))
 _RUN.chmod(0o755)
@@ -35,8 +40,8 @@ def _database_url() -> str:
 
 # pyproject.toml names no DJANGO_SETTINGS_MODULE: pytest-django would load the settings before this file is read.
 _OWN = (
-    "SMTP_", "RELAY_", "DATABASE_", "REDIS_", "HTTP_", "ADMIN_", "LOG_", "QUEUE_", "MAIL_", "DELIVERY_", "ODMR_",
-    "SUBMISSION_",
+    "SMTP_", "RELAY_", "DATABASE_", "REDIS_", "HTTP_", "ADMIN_", "LOG_", "QUEUE_", "MAIL_", "DELIVERY_", "ODMR",
+    "SUBMISSION_", "OUTBOUND_", "DNS_", "TLS_", "WEBHOOK_", "API_", "CORS_",
 )  # fmt: skip
 for _name in [name for name in os.environ if name.startswith(_OWN)]:
     del os.environ[_name]  # a developer's own settings must not change what the tests say
@@ -49,6 +54,7 @@ os.environ.update(
     SMTP_STORAGE_TYPE="database",
     SMTP_ENABLE_TLS="false",
     ODMR_PORT="0",
+    SMTP_DRAIN_SECONDS="2",
     REDIS_URL="redis://127.0.0.1:1/0",  # nothing answers there: what needs Redis starts one
     LOG_LEVEL="error",
     DJANGO_SETTINGS_MODULE="mailproj.settings",
@@ -58,6 +64,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import mailproj  # noqa: E402, F401  (the queue graft)
 
 django.setup()  # before the apps' own conftest files import models
+
+from django.test import TransactionTestCase  # noqa: E402
+
+from accounts.webhooks import outbox  # noqa: E402
+from mailproj.tests.emptying import empty_all_tables  # noqa: E402
+
+# It is what pytest-django runs after a test that commits; one that is rolled back has its own.
+TransactionTestCase._fixture_teardown = lambda _: empty_all_tables()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def _nobody_listens() -> None:
+    """No webhook endpoint is known, nor asked for, until a test makes one: who listens is remembered by the process."""
+    outbox.use(outbox.Listeners())
+
+
+@pytest.fixture(autouse=True)
+def _no_search_for_static_files(settings: Any) -> None:
+    """Each test client would look through all folders for them, which is two thirds of a request's time."""
+    settings.WHITENOISE_USE_FINDERS = False
 
 
 @pytest.fixture(autouse=True)

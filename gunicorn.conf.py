@@ -19,6 +19,7 @@ bind = web_addresses(settings.HTTP_HOST, settings.HTTP_PORT, settings.HTTP_EXTRA
 worker_class = "gthread"
 workers = settings.HTTP_WORKERS
 threads = settings.HTTP_THREADS
+forwarded_allow_ips = ""  # whom to believe is HTTP_TRUSTED_PROXIES' to say; by itself gunicorn believes loopback
 graceful_timeout = 2  # `runall` and a container's stop both have ten seconds for everything
 timeout = 60
 keepalive = 5
@@ -31,6 +32,12 @@ errorlog = "-"
 
 def post_fork(server: object, worker: Worker) -> None:
     end_with(worker.ppid)  # an orphan would keep the port from the process that replaces its parent
+
+
+def post_worker_init(worker: Worker) -> None:
+    from mailproj import web_errors  # needs the applications, which a worker process loads
+
+    web_errors.install()
 
 
 def child_exit(server: object, worker: Worker) -> None:

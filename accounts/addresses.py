@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 
 from django.conf import settings
 from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
+from django.utils import timezone
 
+from accounts import verp
 from accounts.models import Alias, Domain, User
 from accounts.models.alias import CATCH_ALL
 from accounts.names import Address, InvalidName, parse_address
+from accounts.prepared import Prepared
 
 
 class Found(enum.StrEnum):
@@ -22,15 +25,18 @@ class Found(enum.StrEnum):
     DISABLED = "disabled"  # a mailbox whose user is switched off
     UNKNOWN_USER = "unknown_user"  # the domain is ours, the local part is nobody
     NO_MAIL = "no_mail"  # the domain is ours and only sends
+    DIAL_UP = "dial_up"  # any address of a domain of ours whose own host comes for its mail
     FOREIGN = "foreign"  # not our domain
+    RETURN_PATH = "return_path"  # made by us for one message that went out (`accounts.verp`)
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
     """What stands behind an address.
 
-    `targets` and `announcement` only for aliases; quota figures only for mailboxes. The answer for a postmaster says
-    nothing that would have it refused: no quota, no announcement (RFC 5321 §4.5.1).
+    `targets` and `announcement` only for aliases; quota figures only for mailboxes; `sent_for` only for return paths;
+    `next_hop` only for domains whose own host comes for the mail. The answer for a postmaster says nothing that would
+    have it refused: no quota, no announcement (RFC 5321 §4.5.1).
     """
 
     found: Found
@@ -41,10 +47,13 @@ class Resolution:
     announcement: str = Alias.Announcement.SILENT.value
     used_octets: int = 0
     quota_octets: int = 0  # 0: no limit
+    sent_for: bytes = b""
+    next_hop: str = ""  # host or host:port; empty: by MX
 
     @property
     def is_local(self) -> bool:
-        return self.found is not Found.FOREIGN
+        """Whether the mail stays here: in a mailbox, by an alias, or refused."""
+        return self.found not in (Found.FOREIGN, Found.DIAL_UP)
 
 
 POSTMASTER = "postmaster"
@@ -58,9 +67,8 @@ def resolve(address: Address) -> Resolution:
 
 def resolve_many(wanted: Collection[Address]) -> dict[Address, Resolution]:
     """Look addresses up with one to three queries, however many; postmasters without an alias cost one more each."""
-    named = Domain.objects.filter(name__in={address.domain for address in wanted}).select_related("organization")
-    domains = {domain.name: domain for domain in named if domain.is_usable}
-    local = [address for address in wanted if address.domain in domains and domains[address.domain].accepts_mail]
+    domains = {row[1]: _Domain(*row) for row in _DOMAINS.rows(list({address.domain for address in wanted}))}
+    local = [address for address in wanted if address.domain in domains and _is_kept_here(domains[address.domain])]
     mailboxes = _mailboxes({address.lookup_key for address in local})
     takers = {key for key, mailbox in mailboxes.items() if mailbox.found is Found.MAILBOX}
     aliases = _aliases([address for address in local if address.lookup_key not in takers], domains)
@@ -69,17 +77,60 @@ def resolve_many(wanted: Collection[Address]) -> dict[Address, Resolution]:
         domain = domains.get(address.domain)
         if domain is None:
             found[address] = _resolve_foreign(address)
-        elif domain.accepts_mail:
-            found[address] = _resolve_local(address, domain, mailboxes.get(address.lookup_key), aliases)
-        else:
+        elif not domain.accepts_mail:
             found[address] = Resolution(Found.NO_MAIL, organization_id=domain.organization_id)
+        elif domain.is_dial_up:
+            found[address] = _resolve_dial_up(address, domain)
+        else:
+            found[address] = _resolve_local(address, domain, mailboxes.get(address.lookup_key), aliases)
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Domain:
+    """What is asked of one of our domains that is usable."""
+
+    pk: int
+    name: str
+    organization_id: int
+    accepts_mail: bool
+    delivery: str
+    next_hop: str
+
+    @property
+    def is_dial_up(self) -> bool:
+        return self.delivery == Domain.Delivery.DIAL_UP
+
+
+_DOMAINS = Prepared(
+    lambda names: (
+        Domain.objects.filter(Domain.USABLE, name__in=names)
+        .order_by()
+        .values_list("pk", "name", "organization_id", "accepts_mail", "delivery", "next_hop")
+    )
+)
+_MAILBOXES = Prepared(
+    lambda emails: (
+        User.objects.filter(email__in=emails)
+        .order_by()
+        .values_list("pk", "email", "is_active", "organization_id", "used_octets", "quota_mb")
+    )
+)
+
+
+def _is_kept_here(domain: _Domain) -> bool:
+    return domain.accepts_mail and not domain.is_dial_up
+
+
+def _resolve_dial_up(address: Address, domain: _Domain) -> Resolution:
+    """Everything is its host's, but for the return paths that we made for mail of the domain that went out here."""
+    payload = verp.read(address, timezone.now().date()) if verp.looks_like_one(address) else None
+    if payload is not None:
+        return Resolution(Found.RETURN_PATH, organization_id=domain.organization_id, sent_for=payload)
+    return Resolution(Found.DIAL_UP, organization_id=domain.organization_id, next_hop=domain.next_hop)
+
+
 def _mailboxes(keys: set[str]) -> dict[str, Resolution]:
-    if not keys:
-        return {}
-    rows = User.objects.filter(email__in=keys)
     return {
         email: Resolution(
             Found.MAILBOX if is_active else Found.DISABLED,
@@ -89,13 +140,11 @@ def _mailboxes(keys: set[str]) -> dict[str, Resolution]:
             used_octets=used_octets,
             quota_octets=quota_mb * 1024 * 1024,
         )
-        for pk, email, is_active, organization_id, used_octets, quota_mb in rows.values_list(
-            "pk", "email", "is_active", "organization_id", "used_octets", "quota_mb"
-        )
+        for pk, email, is_active, organization_id, used_octets, quota_mb in _MAILBOXES.rows(list(keys))
     }
 
 
-def _aliases(wanted: Collection[Address], domains: Mapping[str, Domain]) -> dict[tuple[int, str], Alias]:
+def _aliases(wanted: Collection[Address], domains: Mapping[str, _Domain]) -> dict[tuple[int, str], Alias]:
     if not wanted:
         return {}
     local_parts = {address.folded_local_part for address in wanted} | {CATCH_ALL}
@@ -105,8 +154,12 @@ def _aliases(wanted: Collection[Address], domains: Mapping[str, Domain]) -> dict
 
 
 def _resolve_local(
-    address: Address, domain: Domain, mailbox: Resolution | None, aliases: Mapping[tuple[int, str], Alias]
+    address: Address, domain: _Domain, mailbox: Resolution | None, aliases: Mapping[tuple[int, str], Alias]
 ) -> Resolution:
+    if verp.looks_like_one(address):  # before any mailbox `bounces` and any catch-all: a forged one is nobody's
+        payload = verp.read(address, timezone.now().date())
+        found = Found.UNKNOWN_USER if payload is None else Found.RETURN_PATH
+        return Resolution(found, organization_id=domain.organization_id, sent_for=payload or b"")
     local_part = address.folded_local_part
     if mailbox is not None and mailbox.found is Found.MAILBOX:
         return replace(mailbox, quota_octets=0) if local_part == POSTMASTER else mailbox
@@ -123,15 +176,16 @@ def _resolve_local(
     return Resolution(Found.UNKNOWN_USER, organization_id=domain.organization_id)
 
 
-def _as_alias(domain: Domain, alias: Alias) -> Resolution:
+def _as_alias(domain: _Domain, alias: Alias) -> Resolution:
     targets, announcement = tuple(alias.targets), alias.announcement
     return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=targets, announcement=announcement)
 
 
-def _resolve_postmaster(domain: Domain, alias: Alias | None, catch_all: Alias | None) -> Resolution:
+def _resolve_postmaster(domain: _Domain, alias: Alias | None, catch_all: Alias | None) -> Resolution:
     """A domain that takes mail must take it for postmaster (RFC 5321 §4.5.1): without an alias its owners read it."""
     if alias is None:
-        owner = domain.organization.users.filter(is_active=True).order_by("-is_organization_admin", "pk").first()
+        owners = User.objects.filter(organization=domain.organization_id, is_active=True)
+        owner = owners.order_by("-is_organization_admin", "pk").first()
         if owner is not None:
             return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=(owner.email,))
     alias = alias or catch_all
@@ -153,7 +207,7 @@ def _resolve_foreign(address: Address) -> Resolution:
 
 def _readers_of_the_house() -> QuerySet[User]:
     """Who is active, in the order in which the house's own mail is theirs: staff, who runs a domain, anybody."""
-    domains = Domain.objects.filter(Q(is_trusted=True) | Q(status=Domain.Status.VERIFIED), is_active=True)
+    domains = Domain.objects.filter(Domain.USABLE)
     of_organization = domains.filter(organization=OuterRef("organization"), organization__is_active=True)
     runs_a_domain = Case(When(Q(is_organization_admin=True) & Exists(of_organization), then=1), default=0)
     active = User.objects.filter(is_active=True)

@@ -12,8 +12,13 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
+from datetime import timedelta
 
 from django.contrib.auth.hashers import check_password, make_password
+from django.db import DatabaseError
+from django.db.models import Q
+from django.utils import timezone
 
 from accounts import users
 from accounts.models import User
@@ -21,6 +26,7 @@ from accounts.models import User
 REMEMBERED_SECONDS = 120
 MAX_REMEMBERED = 10_000
 MAX_PASSWORD_OCTETS = 4096
+LOGIN_NOTED = timedelta(minutes=1)
 
 _hashing = threading.BoundedSemaphore(2)  # 64 MiB each
 
@@ -70,13 +76,30 @@ def verify(username_or_address: str, password: str) -> User | None:
             make_password(password)  # nobody learns from the time whether the name exists
         return None
     digest = remembered.digest(user, password)
-    if not remembered.holds(digest):
-        with _hashing:
-            right = check_password(password, user.password)
-        if not right:
-            return None
-        remembered.add(digest)
-    return user if users.may_act(user) else None
+    may_act = users.may_act(user)  # of who may not no password is remembered: a fast no would say that it is right
+    if may_act and remembered.holds(digest):
+        return user
+    with _hashing:
+        right = check_password(password, user.password)
+    if not (right and may_act):
+        return None
+    remembered.add(digest)
+    _note_login(user)
+    return user
+
+
+def hashed(password: str) -> str:
+    """Return the hash to keep of a new password; of those that cost 64 MiB each no more than two run at once."""
+    with _hashing:
+        return make_password(password)
+
+
+def _note_login(user: User) -> None:
+    """Keep when the account was last logged in to, at most once a minute; one that cannot be kept is no obstacle."""
+    now = timezone.now()
+    long_ago = Q(last_login__isnull=True) | Q(last_login__lte=now - LOGIN_NOTED)
+    with suppress(DatabaseError):
+        User.objects.filter(long_ago, pk=user.pk).update(last_login=now)
 
 
 def _is_password(text: str) -> bool:

@@ -138,6 +138,30 @@ def parse_address_literal(text: str) -> str:
         raise InvalidName("the address literal is not an IPv4 or IPv6 address") from None
 
 
+def parse_next_hop(text: str) -> tuple[str, int | None]:
+    """Split `host`, `host:port`, `192.0.2.1:25` or `[2001:db8::1]:25` into host and port, or raise `InvalidName`.
+
+    The host is a domain name in A-labels or an address in canonical form, without brackets; no port gives None.
+    """
+    bracketed = re.fullmatch(r"\[([^\]]+)\](?::(.*))?", text)
+    if bracketed:
+        host, port = bracketed[1], bracketed[2]
+    else:
+        host, colon, rest = text.partition(":")
+        port = rest if colon else None
+    try:
+        host = str(ipaddress.ip_address(host.lower().removeprefix("ipv6:")))
+    except ValueError:
+        if bracketed:
+            raise InvalidName("there is no IP address in the brackets") from None
+        host = parse_domain(host)
+    if port is None:
+        return host, None
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 65535):
+        raise InvalidName("the port is not a number from 1 to 65535")
+    return host, int(port)
+
+
 def _in_a_labels(text: str) -> str:
     if len(text) > MAX_DOMAIN_OCTETS:  # each character takes an octet at least
         raise InvalidName(f"the domain is longer than {MAX_DOMAIN_OCTETS} octets")

@@ -12,7 +12,7 @@ def find_for_login(name: str) -> User | None:
     """
     if not name or "\0" in name or len(name) > 254 or not _is_text(name):
         return None
-    users = User.objects.select_related("organization")
+    users = User.objects.select_related("organization").filter(deleted_at__isnull=True)
     by_address = users.filter(email=name).first() if "@" in name else None
     return by_address or users.filter(username=User.normalize_username(name)).first()
 
@@ -21,7 +21,8 @@ def find(name: str) -> User | None:
     """Return the user with this address, username or id: the forms that a `user_id` may have (contract §1.2)."""
     found = find_for_login(name)
     if found is None and name.isascii() and name.isdigit() and len(name) < 19:
-        return User.objects.select_related("organization").filter(pk=int(name)).first()
+        users = User.objects.select_related("organization").filter(deleted_at__isnull=True)
+        return users.filter(pk=int(name)).first()
     return found
 
 
@@ -31,7 +32,7 @@ def first_superuser() -> User | None:
 
 def may_act(user: User) -> bool:
     """Whether the account is on: the user's own switch and that of its organization."""
-    return user.is_active and (user.organization is None or user.organization.is_active)
+    return user.is_active and user.deleted_at is None and (user.organization is None or user.organization.is_active)
 
 
 def _is_text(name: str) -> bool:

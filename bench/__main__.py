@@ -9,7 +9,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import compare, database, flood, hostile, memory, postfix, profile, report, send
+from bench import (
+    compare,
+    database,
+    flood,
+    hostile,
+    memory,
+    pages,
+    postfix,
+    profile,
+    report,
+    scale,
+    send,
+    signing,
+    workers,
+)
 from bench.processes import BenchError, end_by_signal
 from bench.rounds import Line
 
@@ -51,7 +65,7 @@ def _postfix(options: argparse.Namespace, folder: Path) -> int:
 
 def _send(options: argparse.Namespace, folder: Path) -> int:
     _tell(report.conditions())
-    _show(send.TITLE, send.compare(folder, rounds=options.rounds, requests=options.messages, say=_tell))
+    _show(send.TITLE, send.compare(folder, rounds=options.rounds, count=options.messages, say=_tell))
     return 0
 
 
@@ -94,13 +108,50 @@ def _flood(options: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
+def _dkim(options: argparse.Namespace, _folder: Path) -> int:
+    _tell(report.conditions())
+    _print(signing.TITLE, signing.measure(rounds=options.rounds, messages=min(options.messages, 200), say=_tell))
+    return 0
+
+
+def _pages(options: argparse.Namespace, folder: Path) -> int:
+    many = options.entries or (pages.QUICK_MANY if options.quick else pages.MANY)
+    _tell(report.conditions())
+    timings = pages.measure(options.database, folder, many=many, rounds=options.rounds, say=_tell)
+    _print(f"{pages.TITLE} with {many:,} entries ({options.database})", pages.report(timings))
+    return 0
+
+
+def _scale(options: argparse.Namespace, folder: Path) -> int:
+    entries = options.entries or (scale.QUICK_LARGE if options.quick else scale.LARGE)
+    _tell(report.conditions())
+    with _database(options.database, folder) as keep:
+        outcome = scale.measure(keep, folder, entries=entries, say=_tell)
+    _print(f"{scale.TITLE} ({options.database})", scale.table(outcome))
+    _print(f"Plans with {entries:,} entries ({options.database})", "\n".join(outcome.plans))
+    return 0
+
+
+def _workers(options: argparse.Namespace, folder: Path) -> int:
+    messages = workers.QUICK_MESSAGES if options.quick else options.messages if options.messages != MESSAGES else 0
+    _tell(report.conditions())
+    with database.postgresql(folder / "pgdata") as server:
+        lines = workers.measure(server, folder, messages=messages or workers.MESSAGES, say=_tell)
+    _print(workers.TITLE, workers.table(lines))
+    return 0 if not any(line.twice for line in lines) else 1
+
+
 _COMMANDS = {
+    "scale": _scale,
+    "workers": _workers,
+    "dkim": _dkim,
     "postfix": _postfix,
     "send": _send,
     "profile": _profile,
     "hostile": _hostile,
     "memory": _memory,
     "flood": _flood,
+    "pages": _pages,
 }
 
 
@@ -144,12 +195,17 @@ def _parser() -> argparse.ArgumentParser:
         "--database",
         choices=("sqlite", "postgresql"),
         default="sqlite",
-        help="for profile, hostile, memory and flood; default: sqlite",
+        help="for profile, hostile, memory, flood, pages and scale; default: sqlite",
     )
     parser.add_argument(
         "--sessions",
         type=_count,
         help=f"for memory, default {memory.SESSIONS}; for flood the slow ones, default {flood.SLOW_PEERS}",
+    )
+    parser.add_argument(
+        "--entries",
+        type=_count,
+        help=f"for pages and scale: of the large queue; default {pages.MANY:,} and {scale.LARGE:,}",
     )
     parser.add_argument("--megabytes", type=_count, help=f"for memory: of each message; default {memory.MEGABYTES}")
     parser.add_argument(

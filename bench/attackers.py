@@ -1,6 +1,7 @@
 """Peers that hold on, flood, or talk of something else: each until it is cut off (RFC 5321 §4.5.3.2, §7.8).
 
-They run in a process of their own, so that what an honest client measures beside them is the listener's doing.
+They run in a process of their own, so that what an honest client measures beside them is the listener's doing. Waits
+end by `asyncio.timeout`: `wait_for` of Python 3.11 loses a cancellation that comes as what it waits for is there.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ async def _trickle(peer: Peer, octets: bytes) -> None:
     for octet in octets:
         await peer.send(bytes([octet]))
         with suppress(TimeoutError):
-            await asyncio.wait_for(peer.closed.wait(), TRICKLE_SECONDS)
+            async with asyncio.timeout(TRICKLE_SECONDS):
+                await peer.closed.wait()
             return
 
 
@@ -115,7 +117,8 @@ async def flood_with_unknown_commands(peer: Peer) -> None:
     while not peer.closed.is_set():
         await peer.send(b"XYZZY plugh\r\n" * 5)
         with suppress(TimeoutError):
-            await asyncio.wait_for(peer.closed.wait(), 0.05)
+            async with asyncio.timeout(0.05):
+                await peer.closed.wait()
 
 
 async def ask_for_a_web_page(peer: Peer) -> None:
@@ -182,7 +185,8 @@ async def _once(port: int, kind: str, attack: Callable[[Peer], Awaitable[None]],
     try:
         if (greeting := await peer.ask("")).startswith("220"):
             with suppress(TimeoutError):
-                await asyncio.wait_for(attack(peer), patience)
+                async with asyncio.timeout(patience):
+                    await attack(peer)
         seconds = time.perf_counter() - started
         return Cut(kind, greeting if not greeting.startswith("220") else peer.said, seconds, peer.closed.is_set())
     finally:
@@ -230,7 +234,8 @@ async def _go_beyond(port: int, cuts: list[Cut]) -> None:
         for peer, greeting in zip(peers, greetings, strict=True):
             if not greeting.startswith("220"):
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(peer.closed.wait(), 5)
+                    async with asyncio.timeout(5):
+                        await peer.closed.wait()
                 cuts.append(Cut(BEYOND_CAP, greeting, seconds, peer.closed.is_set()))
         for peer in peers:
             peer.close()

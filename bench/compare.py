@@ -98,7 +98,7 @@ def _relaying(setup: Setup) -> list[Arm]:
     sink = Sink(setup.children, free_port())
     folder = setup.folder / "tuned"
     tuned = postfix.start(setup.children, folder, name="Postfix tuned", port=free_port(), sink_port=sink.port)
-    to_sink = {"RELAY_HOST": "127.0.0.1", "RELAY_PORT": str(sink.port), "RELAY_STARTTLS": "never"}
+    to_sink = {"RELAY_HOST": "127.0.0.1", "RELAY_PORT": str(sink.port), "RELAY_TLS": "never"}
     systems = setup.systems({"sqlite": to_sink, "postgresql": to_sink}, ("smtp", "worker"))
     return [Arm(tuned, sink.count), *(Arm(ours, sink.count) for ours in systems)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import threading
 import time
@@ -30,6 +31,7 @@ PATIENCE_SECONDS, QUICK_PATIENCE_SECONDS = 120.0, 75.0
 QUICK_ATTACK_SECONDS = 30.0  # for an attack that needs no time by itself
 IDLE_SECONDS, QUICK_IDLE_SECONDS = 5.0, 1.0
 RETRY_SECONDS = 0.05
+LAST_TRY_SECONDS = 30.0  # for whoever found no place when the attacks ended; the attackers have left theirs by then
 
 # What the last reply may begin with: "" is a connection that ends without a word.
 EXPECTED: Mapping[str, tuple[str, ...]] = {
@@ -83,6 +85,7 @@ class Deliveries:
         self.trips = Trips()
         self._port = port
         self._is_over = threading.Event()
+        self._gives_up_at = math.inf
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> Deliveries:
@@ -90,6 +93,7 @@ class Deliveries:
         return self
 
     def __exit__(self, *_reason: object) -> None:
+        self._gives_up_at = time.monotonic() + LAST_TRY_SECONDS
         self._is_over.set()
         self._thread.join()
 
@@ -98,6 +102,7 @@ class Deliveries:
             self.trips.timed(self._deliver)
 
     def _deliver(self) -> None:
+        """Deliver one message; being refused for want of a place only costs time, as long as a place comes."""
         while True:
             try:
                 with SmtpClient(self._port) as client:
@@ -108,8 +113,9 @@ class Deliveries:
                     client.ask("QUIT", "221")
                     return
             except Unexpected as refusal:
-                if attackers.REFUSED_AT_CONNECT not in str(refusal) or self._is_over.wait(RETRY_SECONDS):
+                if attackers.REFUSED_AT_CONNECT not in str(refusal) or time.monotonic() > self._gives_up_at:
                     raise
+                time.sleep(RETRY_SECONDS)
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------

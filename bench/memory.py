@@ -179,7 +179,8 @@ async def _talk(
         await asyncio.wait((answer, body), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             await body  # raises where the connection broke
-        return await asyncio.wait_for(answer, REPLY_SECONDS)
+        async with asyncio.timeout(REPLY_SECONDS):
+            return await answer
     finally:
         body.cancel()
         answer.cancel()

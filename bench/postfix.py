@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,6 @@ inet_protocols = ipv4
 smtpd_relay_restrictions = permit_mynetworks, reject
 smtpd_peername_lookup = no
 smtpd_client_connection_count_limit = 0
-smtpd_tls_security_level = none
 smtp_tls_security_level = none
 disable_dns_lookups = yes
 biff = no
@@ -120,6 +120,7 @@ class Postfix:
     port: int
     maildir: Path
     children: Sequence[Child]
+    configuration: Path
 
     def roots(self) -> list[int]:
         return [child.pid for child in self.children]
@@ -131,23 +132,30 @@ class Postfix:
         except FileNotFoundError:
             return 0
 
+    def queued(self, queue_id: str, part: str) -> bytes:
+        """Return what `postcat` tells of a message in the queue: with `-e` its envelope, with `-bh` all else of it."""
+        argv = [program("postcat"), "-c", str(self.configuration), part, "-q", queue_id]
+        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout
+
     def empty_maildir(self) -> None:
         shutil.rmtree(self.maildir, ignore_errors=True)
 
 
-def start(children: Children, folder: Path, *, name: str, port: int, sink_port: int = 0) -> Postfix:
-    """Start an instance in `folder`: `tuned` with a `sink_port`, else `hold`."""
+def start(
+    children: Children, folder: Path, *, name: str, port: int, sink_port: int = 0, more: Sequence[str] = ()
+) -> Postfix:
+    """Start an instance in `folder`: `tuned` with a `sink_port`, else `hold`; `more` are further lines of `main.cf`."""
     configuration = folder / "etc"
     for part in ("etc", "queue", "data", "mail"):
         (folder / part).mkdir(parents=True)
     shutil.chown(folder / "data", "postfix")
     os.chown(folder / "mail", MAIL_USER_ID, MAIL_USER_ID)
     main = _COMMON.format(folder=folder, user_id=MAIL_USER_ID) + (_TUNED.format(sink=sink_port) if sink_port else _HOLD)
-    (configuration / "main.cf").write_text(main)
+    (configuration / "main.cf").write_text(main + "".join(f"{line}\n" for line in more))
     (configuration / "master.cf").write_text(_SERVICES.format(port=port))
     # Makes the queue's folders with the owners that Postfix wants, and says what is wrong with the files above.
     run([program("postfix"), "-c", str(configuration), "check"])
     master = run([program("postconf"), "-d", "-h", "daemon_directory"]).strip() + "/master"
     # -d: stay in the foreground. `postfix start` would leave a process that nobody holds by its id.
     child = children.start(name, [master, "-c", str(configuration), "-d"], port=port)
-    return Postfix(name, port, folder / "mail" / "box", [child])
+    return Postfix(name, port, folder / "mail" / "box", [child], configuration)

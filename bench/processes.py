@@ -130,9 +130,23 @@ def answers(port: int) -> bool:
         return False
 
 
-def run(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    """Run a program to its end and return what it printed; raises `BenchError` with its words if it fails."""
-    done = subprocess.run(argv, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+def run(argv: Sequence[str], environment: Mapping[str, str] | None = None, *, seconds: float | None = None) -> str:
+    """Run a program to its end and return what it printed; raises `BenchError` with its words if it fails.
+
+    One that takes longer than `seconds` is killed with its process group, so that nobody waits for ever; the
+    error tells what it had said by then.
+    """
+    with subprocess.Popen(
+        argv, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            said = "".join(process.communicate())
+            raise BenchError(f"{' '.join(argv)} took more than {seconds} s:\n{said.strip()[-2000:]}") from None
+    done = subprocess.CompletedProcess(argv, process.returncode, output, errors)
     if done.returncode:
         raise BenchError(f"{' '.join(argv)} failed ({done.returncode}):\n{(done.stdout + done.stderr).strip()[-2000:]}")
     return done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,10 +13,13 @@ from bench import database, system
 from bench.compare import FOREIGN_RECIPIENT, SMALL
 from bench.prepare import LOCAL_RECIPIENT
 from bench.processes import PROJECT, Children, wait_until, wait_until_quiet
+from bench.send import request, requests
 from bench.traffic import Load, Sink, send
 from mailproj.ports import free_port
 
-LEGS = ("accept", "relay", "filed")  # the listener's work; the worker's, with a sink; the worker's, with a mailbox
+# The listener's work; the worker's, with a sink; the worker's, with a mailbox; the web process's.
+LEGS = ("accept", "relay", "filed", "send")
+_PROCESSES = {"accept": ("smtp",), "relay": ("smtp", "worker"), "filed": ("smtp", "worker"), "send": ("web",)}
 _LOAD = Load(10, SMALL, reuse=False)
 _SECONDS = 300.0
 Function = tuple[str, int, str]
@@ -24,7 +28,7 @@ Stats = Mapping[Function, tuple[int, int, float, float, Any]]
 
 def profile(leg: str, kind: str, folder: Path, *, messages: int, top: int) -> str:
     """Let messages pass and return the tables, one for each thread that did something."""
-    process = "smtp" if leg == "accept" else "worker"
+    process = _PROCESSES[leg][-1]
     path = folder / "profile"
     with ExitStack() as stack:
         keep = (
@@ -34,18 +38,21 @@ def profile(leg: str, kind: str, folder: Path, *, messages: int, top: int) -> st
         )
         children = stack.enter_context(Children(folder))
         sink = Sink(children, free_port())
-        relay = {"RELAY_HOST": "127.0.0.1", "RELAY_PORT": str(sink.port), "RELAY_STARTTLS": "never"}
+        relay = {"RELAY_HOST": "127.0.0.1", "RELAY_PORT": str(sink.port), "RELAY_TLS": "never"}
         ours = system.start(
             children,
             folder,
             keep,
             name=kind,
-            processes=("smtp",) if leg == "accept" else ("smtp", "worker"),
+            processes=_PROCESSES[leg],
             settings=relay,
             profiles={process: path},
         )
-        send(ours.port, _LOAD, FOREIGN_RECIPIENT if leg == "relay" else LOCAL_RECIPIENT, messages)
-        arrived = {"accept": ours.accepted, "relay": sink.count, "filed": ours.filed}[leg]
+        if leg == "send":
+            asyncio.run(requests(ours.port, request("/api/v1/send", ours.port, ours.api_key), messages))
+        else:
+            send(ours.port, _LOAD, FOREIGN_RECIPIENT if leg == "relay" else LOCAL_RECIPIENT, messages)
+        arrived = {"relay": sink.count, "filed": ours.filed}.get(leg, ours.accepted)
         wait_until(lambda: arrived() >= messages, _SECONDS, f"{messages} messages to arrive", *ours.children)
         wait_until_quiet(ours.roots())
         for child in reversed(ours.children):

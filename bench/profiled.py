@@ -26,8 +26,9 @@ def _begin(*_event: object) -> None:
 
 
 def _write(path: Path) -> None:
+    """Add to what a child that was forked has written: a server's workers end before it."""
     threading.setprofile(None)
-    threads: list[tuple[str, dict[Any, Any]]] = []
+    threads: list[tuple[str, dict[Any, Any]]] = pickle.loads(path.read_bytes()) if path.exists() else []  # noqa: S301
     for name, profile in _profiles:
         profile.snapshot_stats()  # create_stats would end the profile of this thread instead
         threads.append((name, profile.stats))

@@ -33,7 +33,7 @@ class _Target:
     roots: list[int]
 
 
-def compare(folder: Path, *, rounds: int, requests: int, say: Callable[[str], None]) -> list[Line]:
+def compare(folder: Path, *, rounds: int, count: int, say: Callable[[str], None]) -> list[Line]:
     """Measure on both databases; the peer of each is the plain view on the same database."""
     lines: list[Line] = []
     with ExitStack() as stack:
@@ -45,10 +45,10 @@ def compare(folder: Path, *, rounds: int, requests: int, say: Callable[[str], No
             with Children(place) as children:
                 targets = _targets(children, place, keep)
                 for target in targets:
-                    asyncio.run(_requests(target, max(20, requests // 10)))
+                    asyncio.run(requests(target.port, target.request, max(20, count // 10)))
                 results = []
                 for number in range(rounds):
-                    results.append({target.name: _run(target, requests) for target in rotated(targets, number)})
+                    results.append({target.name: _run(target, count) for target in rotated(targets, number)})
                     say(f"send, {kind}: round {number + 1} of {rounds}")
                 lines += summarize(f"{kind}, {CONNECTIONS} connections", results, targets[0].name, GOAL)
     return lines
@@ -61,12 +61,12 @@ def _targets(children: Children, folder: Path, keep: database.Database) -> list[
     argv = [sys.executable, *WEB[:-1], "bench.one_row_wsgi"]
     plain = children.start("one row", argv, environment=environment, port=port)
     return [
-        _Target("one row", port, _request("/", port, ours.api_key), [plain.pid, *keep.roots]),
-        _Target("send", ours.port, _request("/api/v1/send", ours.port, ours.api_key), ours.roots()),
+        _Target("one row", port, request("/", port, ours.api_key), [plain.pid, *keep.roots]),
+        _Target("send", ours.port, request("/api/v1/send", ours.port, ours.api_key), ours.roots()),
     ]
 
 
-def _request(path: str, port: int, api_key: str) -> bytes:
+def request(path: str, port: int, api_key: str) -> bytes:
     head = [
         f"POST {path} HTTP/1.1",
         f"Host: 127.0.0.1:{port}",
@@ -77,33 +77,33 @@ def _request(path: str, port: int, api_key: str) -> bytes:
     return "\r\n".join([*head, "", ""]).encode() + _BODY
 
 
-def _run(target: _Target, requests: int) -> Measured:
+def _run(target: _Target, count: int) -> Measured:
     cpu_before = cpu_seconds(target.roots)
     started = time.perf_counter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_requests(target, requests))
+        runner.run(requests(target.port, target.request, count))
     seconds = time.perf_counter() - started
     wait_until_quiet(target.roots)
-    return Measured(requests / seconds, (cpu_seconds(target.roots) - cpu_before) / requests)
+    return Measured(count / seconds, (cpu_seconds(target.roots) - cpu_before) / count)
 
 
-async def _requests(target: _Target, requests: int) -> None:
-    """Send over kept connections, each with one request at a time."""
-    share, rest = divmod(requests, CONNECTIONS)
-    await asyncio.gather(*(_connection(target, share + (number < rest)) for number in range(CONNECTIONS)))
+async def requests(port: int, request: bytes, count: int) -> None:
+    """Send over kept connections, each with one request at a time; every answer must be a 202."""
+    share, rest = divmod(count, CONNECTIONS)
+    await asyncio.gather(*(_connection(port, request, share + (number < rest)) for number in range(CONNECTIONS)))
 
 
-async def _connection(target: _Target, requests: int) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
+async def _connection(port: int, request: bytes, count: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        for _ in range(requests):
-            writer.write(target.request)
+        for _ in range(count):
+            writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
             body = await reader.readexactly(length)
             if not head.startswith(b"HTTP/1.1 202"):
-                raise BenchError(f"{target.name} answered {head.splitlines()[0].decode()}: {body[:500].decode()}")
+                raise BenchError(f"It answered {head.splitlines()[0].decode()}: {body[:500].decode()}")
     except (asyncio.IncompleteReadError, ConnectionError) as error:
-        raise BenchError(f"{target.name} closed the connection: {error}") from None
+        raise BenchError(f"The connection was closed: {error}") from None
     finally:
         writer.close()

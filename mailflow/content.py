@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from accounts.prepared import Prepared
 from mailflow.models import ContentChunk
 from mailflow.spool.large import Content, LargeContent
 from mailflow.storage.base import CopyMissing
@@ -23,6 +24,15 @@ def split(content: Content) -> Iterator[bytes]:
         yield content[start : start + CHUNK_OCTETS]
 
 
+_CHUNKS = Prepared(
+    lambda message_ids: (
+        ContentChunk.objects.filter(message_id__in=message_ids)
+        .order_by("message_id", "ordinal")
+        .values_list("message_id", "octets")
+    )
+)
+
+
 def read(message_id: str) -> bytes:
     """Return the whole message as it was accepted; raise `CopyMissing` where nothing is kept of it."""
     found = read_many([message_id])
@@ -40,12 +50,7 @@ def read_head(message_id: str) -> bytes:
 def read_many(message_ids: Iterable[str]) -> dict[str, bytes]:
     """Return the messages by id with one query; an id without content is left out. The caller bounds the batch."""
     pieces: dict[str, list[bytes]] = {}
-    rows = (
-        ContentChunk.objects.filter(message_id__in=set(message_ids))
-        .order_by("message_id", "ordinal")
-        .values_list("message_id", "octets")
-    )
-    for message_id, octets in rows:
+    for message_id, octets in _CHUNKS.rows(list(set(message_ids))):
         pieces.setdefault(message_id, []).append(bytes(octets))
     return {message_id: b"".join(parts) for message_id, parts in pieces.items()}
 

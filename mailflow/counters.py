@@ -13,7 +13,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from django.db import Error, connection, transaction
 from django.utils import timezone
@@ -140,7 +140,7 @@ class Counters:
         now, process = timezone.now(), self._process
         # Sorted, so that two processes take the rows' locks in the same order.
         with transaction.atomic():
-            _add([(name, amount) for name, amount in sorted(sums.items()) if amount])
+            add_now([(name, amount) for name, amount in sorted(sums.items()) if amount])
             rows = [
                 Gauge(name=name, process=process, value=value, updated_at=now) for name, value in sorted(gauges.items())
             ]
@@ -165,7 +165,8 @@ class Counters:
         connection.close()
 
 
-def _add(amounts: list[tuple[str, int]]) -> None:
+def add_now(amounts: Sequence[tuple[str, int]]) -> None:
+    """Add to the counters in the caller's transaction; `amounts` sorted by name, so that no two block each other."""
     if not amounts:
         return
     table = connection.ops.quote_name(Counter._meta.db_table)

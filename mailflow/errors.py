@@ -16,9 +16,13 @@ class Refused(Exception):
 
 
 class Unavailable(Exception):
-    """Nothing could be decided or stored just now; the peer may come again. `cause` never leaves the house."""
+    """Nothing could be decided or stored just now; the peer may come again. `cause` never leaves the house.
 
-    def __init__(self, reply: Reply, cause: str) -> None:
+    `in_doubt`: what was to be stored may yet be.
+    """
+
+    def __init__(self, reply: Reply, cause: str, *, in_doubt: bool = False) -> None:
         super().__init__(cause)
         self.reply = reply
         self.cause = cause
+        self.in_doubt = in_doubt

@@ -5,8 +5,10 @@ mailflow knows this protocol and nothing of the queue behind it; tests put `Memo
 
 from __future__ import annotations
 
+import asyncio
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, cast
 
@@ -17,10 +19,43 @@ from mailflow.spool.accepted import Accepted
 
 
 class Turn(enum.Enum):
-    """What came of the wish to turn a session around (RFC 2645 §4)."""
+    """Why a session is not turned around (RFC 2645 §5.2.1)."""
 
     NO_MAIL = "no mail"
-    UNABLE = "unable"  # there is mail, and it cannot be given over this session just now
+    UNABLE = "unable"  # there may be mail, and it cannot be given over this session just now
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for the mail of its domains: what it called itself, its address and port, and the account."""
+
+    helo: str
+    address: str
+    port: int
+    account: str
+
+
+class Turned(Protocol):
+    """Mail in hand for a session that turns around; exactly one of `run` and `give_back` is called, once.
+
+    For the thread of the connection's loop. Whatever becomes of the session, each recipient ends delivered, bounced or
+    waiting as before.
+    """
+
+    async def run(self, transport: asyncio.Transport, take_over: Callable[[asyncio.Protocol], None]) -> None:
+        """Be the client on the connection until there is no more mail, and end it; returns when all is written down.
+
+        `take_over` is called at once with who gets what the connection brings from then on.
+        """
+        ...
+
+    async def give_back(self) -> None:
+        """The session was lost before it could be turned."""
+        ...
+
+    def wind_down(self) -> None:
+        """Say QUIT after the message that is under way: the listener stops."""
+        ...
 
 
 class Handoff(Protocol):
@@ -38,8 +73,8 @@ class Handoff(Protocol):
         """Make all that waits for the domain due at once (RFC 1985); return how many recipients that were."""
         ...
 
-    def turn(self, domains: Sequence[str]) -> Turn:
-        """Whether, and how, mail for the domains can be given over the session that asks (RFC 2645)."""
+    def turn(self, domains: Sequence[str], caller: Caller) -> Turned | Turn:
+        """Take mail of the domains in hand for the session that asks, or say why not (RFC 2645)."""
         ...
 
 
@@ -63,7 +98,7 @@ class MemoryHandoff:
         self.started.append((domain, actor))
         return self.waiting.get(domain, 0)
 
-    def turn(self, domains: Sequence[str]) -> Turn:
+    def turn(self, domains: Sequence[str], caller: Caller) -> Turned | Turn:
         return Turn.UNABLE if any(self.waiting.get(domain) for domain in domains) else Turn.NO_MAIL
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import itertools
 import os
 import secrets
@@ -11,6 +12,8 @@ import time
 
 _EPOCH_MS = 1_704_067_200_000  # 2024-01-01, so that 41 bits of milliseconds last until 2093
 
+CLOCK_SLACK = dt.timedelta(minutes=1)  # for a clock that was put back a little
+
 MESSAGE_ID_PREFIX = "msg_"
 MESSAGE_ID_LENGTH = len(MESSAGE_ID_PREFIX) + 26
 
@@ -18,6 +21,11 @@ MESSAGE_ID_LENGTH = len(MESSAGE_ID_PREFIX) + 26
 def new_message_id() -> str:
     """Return `msg_` and 26 hexadecimal digits: 48 bits of milliseconds, then 56 random bits."""
     return f"{MESSAGE_ID_PREFIX}{time.time_ns() // 1_000_000:012x}{os.urandom(7).hex()}"
+
+
+def thread_id_of(internet_message_id: str) -> str:
+    """Return `thr_` and 26 hexadecimal digits that tell of a Message-ID: those of a thread share its first one's."""
+    return f"thr_{hashlib.sha256(internet_message_id.encode('utf-8', 'replace')).hexdigest()[:26]}"
 
 
 def time_prefix(moment: dt.datetime) -> str:
@@ -33,6 +41,16 @@ def first_message_id(at: dt.datetime) -> str:
 def first_row_id(at: dt.datetime) -> int:
     """The same for `new_row_id`."""
     return max(int(at.timestamp() * 1000) - _EPOCH_MS, 0) << 22
+
+
+def row_made_at(row_id: int) -> dt.datetime:
+    """Return when `new_row_id` made it, in real time."""
+    return dt.datetime.fromtimestamp(((row_id >> 22) + _EPOCH_MS) / 1000, dt.UTC)
+
+
+def is_ahead(at: dt.datetime, row_id: int) -> bool:
+    """Whether a row was dated in simulated time: later than it was written down."""
+    return at - row_made_at(row_id) > CLOCK_SLACK
 
 
 def new_trace_id() -> str:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import hashlib
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-from django.db import transaction
-from django.db.models import BigIntegerField, Case, F, Value, When
+from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts.models import User
+from mailflow.locking import lock, marks
 from mailflow.models import FiledMessage, Mailbox
 from mailflow.smtp.reply import Reply
 from mailflow.spool.insert import bulk_insert
@@ -139,18 +140,36 @@ def read_copy(filed: FiledMessage) -> bytes:
         return read_delivered(filed.message_id)
 
 
+def discard_copies(copies: Sequence[NewFiling]) -> None:
+    """Remove copies that found no mailbox from their storage; the caller's transaction has ended."""
+    for name in {copy.storage for copy in copies}:
+        registry.by_name(name).delete_many([copy.storage_key for copy in copies if copy.storage == name])
+
+
 def verify(filed: FiledMessage, octets: bytes) -> bool:
     """Whether these are, bit for bit, the octets that were filed."""
     return len(octets) == filed.size_octets and hashlib.sha256(octets).hexdigest() == filed.digest
 
 
 def _lock_users(user_ids: set[int]) -> set[int]:
-    # no_key: rows that merely point to the user can be written by others meanwhile
-    rows = User.objects.filter(pk__in=user_ids).order_by("pk").select_for_update(no_key=True)
-    return set(rows.values_list("pk", flat=True))
+    ids = sorted(user_ids)
+    return {pk for (pk,) in lock(User, ("id",), f"id IN {marks(ids)}", ids)}
 
 
-def _lock_mailboxes(wanted: set[tuple[int, str]]) -> dict[tuple[int, str], Mailbox]:
+@dataclass(slots=True)
+class _Box:
+    """A mailbox's row, locked, with its marks as they become."""
+
+    pk: int
+    user_id: int
+    name: str
+    uid_next: int
+    highest_modseq: int
+
+
+def _lock_mailboxes(wanted: set[tuple[int, str]]) -> dict[tuple[int, str], _Box]:
+    if not wanted:
+        return {}
     found = _select_mailboxes(wanted)
     missing = wanted - found.keys()
     if missing:
@@ -159,35 +178,54 @@ def _lock_mailboxes(wanted: set[tuple[int, str]]) -> dict[tuple[int, str], Mailb
     return found
 
 
-def _select_mailboxes(wanted: set[tuple[int, str]]) -> dict[tuple[int, str], Mailbox]:
-    rows = Mailbox.objects.filter(user__in={user for user, _ in wanted}, name__in={name for _, name in wanted})
-    locked = rows.order_by("pk").select_for_update(no_key=True)
-    return {(box.user_id, box.name): box for box in locked if (box.user_id, box.name) in wanted}
+def _select_mailboxes(wanted: set[tuple[int, str]]) -> dict[tuple[int, str], _Box]:
+    user_ids, names = sorted({user_id for user_id, _ in wanted}), sorted({name for _, name in wanted})
+    condition = f"user_id IN {marks(user_ids)} AND name IN {marks(names)}"
+    columns = ("id", "user_id", "name", "uid_next", "highest_modseq")
+    boxes = [_Box(*row) for row in lock(Mailbox, columns, condition, [*user_ids, *names])]
+    return {(box.user_id, box.name): box for box in boxes if (box.user_id, box.name) in wanted}
 
 
 def _filed_before(copies: Sequence[NewFiling]) -> dict[int | None, tuple[int, int]]:
     entry_ids = [copy.entry_id for copy in copies if copy.entry_id is not None]
-    rows = FiledMessage.objects.filter(entry_id__in=entry_ids).values_list("entry_id", "mailbox_id", "uid")
-    return {entry_id: (mailbox_id, uid) for entry_id, mailbox_id, uid in rows}
+    if not entry_ids:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _named("SELECT entry_id, mailbox_id, uid FROM {filed} WHERE entry_id IN ") + marks(entry_ids), entry_ids
+        )
+        return {entry_id: (mailbox_id, uid) for entry_id, mailbox_id, uid in cursor.fetchall()}
 
 
-def _write(added: Sequence[Filed], boxes: dict[int, Mailbox]) -> None:
+def _write(added: Sequence[Filed], boxes: dict[int, _Box]) -> None:
     """Write the rows, then the mailboxes' new marks (one modseq for the batch) and the users' used space."""
     touched = [boxes[pk] for pk in sorted({filed.mailbox_id for filed in added})]
     for box in touched:
         box.highest_modseq += 1
     rows = [_row(filed, boxes[filed.mailbox_id].highest_modseq) for filed in added]
     bulk_insert(FiledMessage, _FILED_FIELDS, rows)
-    Mailbox.objects.bulk_update(touched, ["uid_next", "highest_modseq"])
-    octets: defaultdict[int, int] = defaultdict(int)
+    octets: Counter[int] = Counter()
+    messages: Counter[int] = Counter()
     for filed in added:
         octets[filed.filing.user_id] += filed.filing.size_octets
-    growth = Case(
-        *(When(pk=user_id, then=Value(size)) for user_id, size in octets.items()),
-        default=Value(0),
-        output_field=BigIntegerField(),
-    )
-    User.objects.filter(pk__in=octets).update(used_octets=F("used_octets") + growth)
+        messages[filed.filing.user_id] += 1
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            _named("UPDATE {mailbox} SET uid_next = %s, highest_modseq = %s WHERE id = %s"),
+            [(box.uid_next, box.highest_modseq, box.pk) for box in touched],
+        )
+        cursor.executemany(
+            _named(
+                "UPDATE {user} SET used_octets = used_octets + %s, received_count = received_count + %s WHERE id = %s"
+            ),
+            [(octets[user_id], messages[user_id], user_id) for user_id in sorted(messages)],
+        )
+
+
+@lru_cache(maxsize=4)
+def _named(statement: str) -> str:
+    tables = {"filed": FiledMessage, "mailbox": Mailbox, "user": User}
+    return statement.format(**{name: connection.ops.quote_name(model._meta.db_table) for name, model in tables.items()})
 
 
 def _row(filed: Filed, modseq: int) -> tuple[object, ...]:

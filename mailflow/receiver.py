@@ -8,12 +8,14 @@ hear 250 or 202.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.conf import settings
 from django.utils import timezone
 
+from accounts.keys import Charge
 from mailflow.errors import Refused, Unavailable
 from mailflow.ids import new_message_id
 from mailflow.message import headers, trace
@@ -24,7 +26,7 @@ from mailflow.smtp.data import has_bare_line_end
 from mailflow.smtp.envelope import Envelope
 from mailflow.smtp.reply import Reply
 from mailflow.spool import group, write
-from mailflow.spool.accepted import Accepted, Origin, Receipt
+from mailflow.spool.accepted import Accepted, Labels, Origin, Receipt
 from mailflow.spool.large import LargeContent, SpoolFile
 
 _SUBMITTED = (Message.Source.SUBMISSION, Message.Source.HTTP)
@@ -35,7 +37,8 @@ BLOCKING_TIMEOUT_SECONDS = 60
 class Submission:
     """What a door hands in: `content` as it came, `decisions` those already taken, in order.
 
-    A file stays the door's, to be closed when the message was stored or was not.
+    A file stays the door's, to be closed when the message was stored or was not. `scheduled_at`: no attempt before it.
+    `message_id` only where the door promised one before; then a second message of that id is never stored.
     """
 
     source: str
@@ -43,6 +46,10 @@ class Submission:
     origin: Origin
     content: bytes | SpoolFile
     decisions: Sequence[Decision] = ()
+    scheduled_at: dt.datetime | None = None
+    labels: Labels | None = None
+    charge: Charge | None = None
+    message_id: str = ""
 
 
 def accept_soon(submission: Submission, done: group.Done) -> None:
@@ -62,6 +69,28 @@ def accept_blocking(submission: Submission) -> Receipt:
     return waiter.wait(BLOCKING_TIMEOUT_SECONDS)
 
 
+def accept_each(submissions: Sequence[Submission]) -> list[Receipt | Exception]:
+    """Accept many in a thread, in few commits; the results are in order, with what was raised among them."""
+    waiters = [_put(submission) for submission in submissions]
+    return [waiter if isinstance(waiter, Exception) else _result(waiter) for waiter in waiters]
+
+
+def _put(submission: Submission) -> group.Waiter | Exception:
+    waiter = group.Waiter()
+    try:
+        group.current().put(examine(submission), waiter)
+    except (Refused, Unavailable) as error:
+        return error
+    return waiter
+
+
+def _result(waiter: group.Waiter) -> Receipt | Exception:
+    try:
+        return waiter.wait(BLOCKING_TIMEOUT_SECONDS)
+    except (Refused, Unavailable) as error:
+        return error
+
+
 def accept_within(submissions: Sequence[Submission]) -> list[int]:
     """Accept as part of the caller's transaction (DSNs, forwards): all of it commits, or none.
 
@@ -76,7 +105,7 @@ def examine(submission: Submission) -> Accepted:
     if not envelope.recipients:
         raise Refused(Reply(554, "5.1", "No valid recipients"))
     body = submission.content
-    facts = headers.scan(body.head(headers.MAX_COUNTED_OCTETS) if isinstance(body, SpoolFile) else body)
+    facts = headers.scan(body.head(headers.MAX_SCANNED_OCTETS) if isinstance(body, SpoolFile) else body)
     decisions = [
         *submission.decisions,
         content_policy.check_size(len(body), settings.SMTP_MAX_MESSAGE_SIZE),
@@ -91,7 +120,7 @@ def examine(submission: Submission) -> Accepted:
             raise Refused(decision.reply, decision.reason, rule=decision.rule)
 
     now = timezone.now()
-    message_id = new_message_id()
+    message_id = submission.message_id or new_message_id()
     top = trace.received_line(
         message_id=message_id, hostname=settings.SMTP_HOSTNAME, origin=origin, envelope=envelope, at=now
     )
@@ -117,6 +146,10 @@ def examine(submission: Submission) -> Accepted:
         header_from=facts.header_from,
         internet_message_id=internet_message_id,
         decisions=decisions,
+        thread_root=facts.thread_root,
+        scheduled_at=submission.scheduled_at,
+        labels=submission.labels,
+        charge=submission.charge,
     )
 
 

@@ -58,7 +58,7 @@ def current() -> SmtpConfig:
 def fresh() -> SmtpConfig:
     """Return what is at most a second old, for processes without a watcher; it costs one query a second at most."""
     known = _watched
-    return build(_kept.get()).smtp if known is None else known.smtp
+    return _kept.get().smtp if known is None else known.smtp
 
 
 def read() -> dict[Key, SetValue]:
@@ -151,24 +151,24 @@ class _Kept:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._values: Mapping[Key, SetValue] = {}
+        self._config: RuntimeConfig | None = None
         self._read_at: float | None = None
 
-    def get(self) -> Mapping[Key, SetValue]:
+    def get(self) -> RuntimeConfig:
         read_at = self._read_at
         if read_at is not None and time.monotonic() - read_at < POLL_SECONDS:
-            return self._values
+            return self._config or build({})
         if self._lock.acquire(blocking=read_at is None):  # the very first must wait: nothing is known yet
             try:
                 if self._read_at is read_at:
                     self._look()
             finally:
                 self._lock.release()
-        return self._values
+        return self._config or build({})
 
     def _look(self) -> None:
         try:
-            self._values = read()
+            self._config = build(read())
         except (DatabaseError, InterfaceError) as error:  # it goes on with what it knows
             log.warning("runtime.not_read", cause=type(error).__name__)
         self._read_at = time.monotonic()

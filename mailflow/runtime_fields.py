@@ -30,7 +30,8 @@ class InvalidConfig(ValueError):
 class Field:
     """One value of a service. `setting` is where it begins, `variable` the environment's name for that.
 
-    `default` serves a service whose settings do not exist yet. A field that was not set is what `follows` is.
+    A field that was set neither here nor in the environment, so that its setting is 0, is what `follows` is; the
+    environment's value of that is the setting `fallback`.
     """
 
     name: str
@@ -40,8 +41,8 @@ class Field:
     high: float = 1
     setting: str = ""
     variable: str = ""
-    default: Value = True
     follows: str = ""
+    fallback: str = ""
 
     @property
     def allowed(self) -> str:
@@ -57,8 +58,15 @@ class Field:
         raise ValueError(f"It must be {self.allowed}.")
 
     def from_environment(self) -> Value:
-        found: Value = getattr(settings, self.setting, self.default) if self.setting else self.default
-        return found
+        if not self.setting:
+            return True
+        found: Value = getattr(settings, self.setting)
+        return found if found or not self.fallback else getattr(settings, self.fallback)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the environment has a value for this very field."""
+        return not self.fallback or bool(getattr(settings, self.setting))
 
 
 _MAX_WORKERS = "Deliveries at once in one worker."
@@ -75,20 +83,23 @@ FIELDS: Mapping[str, tuple[Field, ...]] = {
         Field("pool_size", int, _POOL_SIZE, 1, 100, "SMTP_POOL_SIZE", "SMTP_POOL_SIZE"),
         Field("timeout", float, _TIMEOUT, 0.1, 86400, "SMTP_TIMEOUT", "SMTP_TIMEOUT_SECONDS"),
         Field("max_connections", int, _MAX_CONNECTIONS, 1, 100_000, "SMTP_MAX_CONNECTIONS", "SMTP_MAX_CONNECTIONS"),
-        Field("idle_timeout", float, _IDLE, 0.1, 86400, "SMTP_TIMEOUT", "SMTP_TIMEOUT_SECONDS", follows="timeout"),
+        Field(
+            *("idle_timeout", float, _IDLE, 0.1, 86400, "SMTP_IDLE_TIMEOUT", "SMTP_IDLE_TIMEOUT"),
+            *("timeout", "SMTP_TIMEOUT"),
+        ),
         Field("enabled", bool, _ENABLED),
     ),
     IMAP: (
-        Field("max_workers", int, "Commands at once.", 1, 1000, "IMAP_MAX_WORKERS", "IMAP_MAX_WORKERS", 4),
-        Field("pool_size", int, "Connections kept to the store.", 1, 100, "IMAP_POOL_SIZE", "IMAP_POOL_SIZE", 10),
-        Field("timeout", float, "Seconds a command may take.", 0.1, 86400, "IMAP_TIMEOUT", "IMAP_TIMEOUT", 30),
+        Field("max_workers", int, "Commands at once.", 1, 1000, "IMAP_MAX_WORKERS", "IMAP_MAX_WORKERS"),
+        Field("pool_size", int, "Connections kept to the store.", 1, 100, "IMAP_POOL_SIZE", "IMAP_POOL_SIZE"),
+        Field("timeout", float, "Seconds a command may take.", 0.1, 86400, "IMAP_TIMEOUT", "IMAP_TIMEOUT"),
         Field(
             *("max_connections", int, "Connections at once.", 1, 100_000),
-            *("IMAP_MAX_CONNECTIONS", "IMAP_MAX_CONNECTIONS", 50),
+            *("IMAP_MAX_CONNECTIONS", "IMAP_MAX_CONNECTIONS"),
         ),
         Field(
             *("idle_timeout", float, "Seconds a client may be silent before login.", 0.1, 86400),
-            *("IMAP_IDLE_TIMEOUT", "IMAP_IDLE_TIMEOUT", 300),
+            *("IMAP_IDLE_TIMEOUT", "IMAP_IDLE_TIMEOUT"),
         ),
         Field("enabled", bool, "Whether IMAP takes new sessions."),
     ),
@@ -149,7 +160,7 @@ def effective(service: str, values: Mapping[Key, SetValue]) -> dict[str, Effecti
     for field in FIELDS[service]:
         given = values.get((service, field.name))
         leader = found.get(field.follows)
-        if given is None and leader is not None:
+        if given is None and leader is not None and not field.is_own:
             given = leader.set
         found[field.name] = Effective(field, field.from_environment() if given is None else given.value, given)
     return found

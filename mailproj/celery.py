@@ -7,6 +7,7 @@ import os
 from celery import Celery
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mailproj.settings")
+os.environ.setdefault("CELERY_SKIP_CHECKS", "1")  # they would load the pages of the admin; `migrate` has made them
 
 app = Celery("mailproj")
 app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -26,7 +26,12 @@ _NAVIGATION = [
         ("Messages", "mail", "mailflow", "message"),
         ("Queue", "schedule_send", "queue", "entry"),
         ("Attempts", "outgoing_mail", "queue", "attempt"),
+        ("Destinations", "moving", "queue", "destination"),
+        ("Warm-up plans", "local_fire_department", "queue", "warmupplan"),
+        ("Suppressions", "block", "queue", "suppression"),
+        ("Smarthosts", "alt_route", "queue", "smarthost"),
         ("Events", "history", "mailflow", "event"),
+        ("Sandbox", "science", "queue", "sandboxclock"),
         ("Mailboxes", "inbox", "mailflow", "mailbox"),
         ("Filed messages", "folder_open", "mailflow", "filedmessage"),
     ]),
@@ -35,13 +40,20 @@ _NAVIGATION = [
         ("Users", "person", "accounts", "user"),
         ("Groups", "group", "auth", "group"),
         ("Domains", "language", "accounts", "domain"),
+        ("DKIM keys", "signature", "accounts", "dkimkey"),
         ("Aliases", "alternate_email", "accounts", "alias"),
+        ("ODMR secrets", "phone_callback", "accounts", "odmrsecret"),
         ("API keys", "key", "accounts", "apikey"),
+        ("Webhook endpoints", "webhook", "accounts", "webhookendpoint"),
     ]),
     ("Records", [
         ("Trail", "footprint", "accounts", "trailentry"),
         ("Daily usage", "bar_chart", "accounts", "dailyusage"),
+        ("Webhook deliveries", "outbound", "accounts", "webhookdelivery"),
         ("Counters", "pin", "mailflow", "counter"),
+        ("TLS figures", "lock", "queue", "tlsfigure"),
+        ("TLS reports", "lab_profile", "queue", "tlsreport"),
+        ("MTA-STS policies", "policy", "queue", "mtastspolicy"),
         ("Runtime settings", "tune", "mailflow", "runtimesetting"),
     ]),
 ]  # fmt: skip
@@ -66,11 +78,21 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     return groups
 
 
+def shows_queue_entries(request: HttpRequest) -> bool:
+    """Whether the tab of the queue's list is the one that is open: the other tabs' addresses begin with its own."""
+    return request.path == reverse("admin:queue_entry_changelist")
+
+
+def may_control_queue(request: HttpRequest) -> bool:
+    return request.user.has_perm("queue.change_entry")
+
+
 def figures(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Add to the first page what this person may see."""
     since = timezone.now() - _DAY
     context["title"] = "Dashboard"
     context["sandbox"] = settings.DELIVERY_MODE == "sandbox"
+    context["may_see_sandbox"] = _may_view(request, "queue", "sandboxclock")
     context["figures"] = []
     if _may_view(request, "mailflow", "message"):
         context["figures"] += _message_figures(since)
@@ -94,7 +116,7 @@ def _message_figures(since: dt.datetime) -> list[dict[str, Any]]:
 
 
 def _queue_figures() -> list[dict[str, Any]]:
-    waiting = Entry.objects.filter(status__in=Entry.OPEN).order_by()
+    waiting = Entry.objects.filter(Entry.IS_LISTED, status__in=Entry.OPEN).order_by()
     counts = dict(waiting.values_list("status").annotate(number=Count("pk")))
     address = reverse("admin:queue_entry_changelist")
     return [

@@ -6,15 +6,16 @@ It may be prepared again at any time: what is there stays, also what the visitor
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from django.conf import settings
 from django.contrib.auth.hashers import make_password
 from django.db import transaction
+from django.utils.crypto import get_random_string
 
-from accounts import keys
-from accounts.models import ApiKey, Domain, Organization, User
+from accounts import dkim, keys
+from accounts.models import Alias, ApiKey, Domain, Organization, Scope, User
 from mailproj.env import SettingError
 
 DOMAIN = "example.com"
@@ -38,11 +39,16 @@ def prepare(folder: Path, admin_username: str, admin_password: str) -> Logins:
         raise SettingError("ADMIN_USERNAME", admin_username, f"a name other than {', '.join(MAILBOXES)}")
     with transaction.atomic():
         organization, _ = Organization.objects.get_or_create(name="Example")
-        Domain.objects.get_or_create(name=DOMAIN, defaults={"organization": organization, "is_trusted": True})
+        domain, _ = Domain.objects.get_or_create(
+            name=DOMAIN, defaults={"organization": organization, "is_trusted": True}
+        )
         admin = _ensure_admin(organization, admin_username)
         known_admin_password = _ensure_password(admin, folder / "admin_password", admin_password)
         known_mailbox_password = _ensure_mailboxes(organization, folder / "mailbox_password")
+        _ensure_a_reader_of_reports(domain)
         _ensure_published_key(admin)
+    if not domain.dkim_keys.exists():  # a visitor may have retired them
+        dkim.ensure_keys(domain, actor="demo")
     return Logins(admin.username, known_admin_password, known_mailbox_password)
 
 
@@ -65,20 +71,33 @@ def _ensure_password(user: User, kept_in: Path, given: str) -> str | None:
             user.save(update_fields=["password"])
         return given
     if not user.password:
-        user.set_password(_keep(kept_in, secrets.token_urlsafe(12)))
+        user.set_password(_keep(kept_in, _new_password()))
         user.save(update_fields=["password"])
     return _still_valid(user, kept_in)
+
+
+def _new_password() -> str:
+    """Letters and digits alone: no shell reads anything into it, and no program takes it for an option."""
+    return get_random_string(16)
 
 
 def _ensure_mailboxes(organization: Organization, kept_in: Path) -> str | None:
     there = {user.email: user for user in User.objects.filter(email__in=[f"{name}@{DOMAIN}" for name in MAILBOXES])}
     missing = [name for name in MAILBOXES if f"{name}@{DOMAIN}" not in there]
     if missing:
-        password = _read(kept_in) or _keep(kept_in, secrets.token_urlsafe(12))
+        password = _read(kept_in) or _keep(kept_in, _new_password())
         hashed = make_password(password)  # once: each hash costs 64 MiB and a tenth of a second
         for name in missing:
             User.objects.create(username=name, email=f"{name}@{DOMAIN}", organization=organization, password=hashed)
     return _still_valid(User.objects.get(email=f"{MAILBOXES[0]}@{DOMAIN}"), kept_in)
+
+
+def _ensure_a_reader_of_reports(domain: Domain) -> None:
+    """Let somebody read what comes back of mail that named no sender: reports would else bounce in their turn."""
+    local_part, _, name = settings.SMTP_FROM_ADDRESS.rpartition("@")
+    if name == DOMAIN and local_part not in MAILBOXES:
+        reader = f"{MAILBOXES[0]}@{DOMAIN}"
+        Alias.objects.get_or_create(domain=domain, local_part=local_part, defaults={"targets": [reader]})
 
 
 def _ensure_published_key(owner: User) -> None:
@@ -87,7 +106,14 @@ def _ensure_published_key(owner: User) -> None:
     if keys.authenticate(PUBLISHED_KEY) is not None or same_start.filter(is_active=False).exists():
         return
     same_start.delete()
-    keys.create("demo (published)", owner, daily_limit=PUBLISHED_KEY_LIMIT, text=PUBLISHED_KEY, actor="demo")
+    keys.create(
+        "demo (published)",
+        owner,
+        daily_limit=PUBLISHED_KEY_LIMIT,
+        text=PUBLISHED_KEY,
+        scopes=Scope.values,  # the demo lets every example be pasted with it
+        actor="demo",
+    )
 
 
 def _still_valid(user: User, kept_in: Path) -> str | None:

@@ -6,18 +6,22 @@ The line names the variable, the value and what is allowed. It leaves as `System
 
 from __future__ import annotations
 
+import base64
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TypeVar
+from urllib.parse import urlsplit
 
-from accounts.names import parse_domain
+from accounts.names import parse_address, parse_domain
+from accounts.webhooks import signature, target
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 T = TypeVar("T")
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_SECONDS = 10 * 365 * 86400
 
@@ -112,6 +116,44 @@ class Environment:
     def words(self, name: str, default: list[str]) -> list[str]:
         return self._convert(name, default, lambda v: [w.strip() for w in v.split(",") if w.strip()], "a list")
 
+    def choices(self, name: str, allowed: Sequence[str]) -> list[str]:
+        """Several of the words, all of them by default; in the order of `allowed`."""
+
+        def convert(value: str) -> list[str]:
+            found = {word.strip().lower() for word in value.split(",") if word.strip()}
+            if not found or not found <= set(allowed):
+                raise ValueError(value)
+            return [word for word in allowed if word in found]
+
+        return self._convert(name, list(allowed), convert, f"some of {', '.join(allowed)}, separated by commas")
+
+    def webhook_url(self, name: str, allowed_networks: Sequence[IPNetwork]) -> str:
+        """A URL that events may be sent to; empty for none."""
+
+        def convert(value: str) -> str:
+            return target.parse(value, allowed_networks).url
+
+        allowed = "an http:// or https:// URL without a password, whose host is public or in WEBHOOK_ALLOWED_NETWORKS"
+        return self._convert(name, "", convert, allowed)
+
+    def origins(self, name: str) -> list[str]:
+        """Origins as browsers write them (RFC 6454 §6.2), or `*` alone for all."""
+
+        def convert(value: str) -> list[str]:
+            parts = [part.strip() for part in value.split(",")]
+            return parts if parts == ["*"] else [_origin(part) for part in parts]
+
+        allowed = "origins such as https://app.example.com separated by commas, without paths, or * alone"
+        return self._convert(name, [], convert, allowed)
+
+    def webhook_secret(self, name: str) -> bytes:
+        """`whsec_` and base64; empty for none. The value is never shown."""
+        text = self.text(name)
+        try:
+            return signature.parse_secret(text) if text else b""
+        except ValueError:
+            raise SettingError(name, text, "whsec_ and 24 to 64 octets in base64", secret=True) from None
+
     def networks(self, name: str, default: list[str]) -> list[IPNetwork]:
         def convert(value: str) -> list[IPNetwork]:
             parts = [] if value.lower() == "none" else value.split(",")
@@ -134,9 +176,30 @@ class Environment:
         allowed = f"durations separated by commas, such as 1m,5m,30m,2h, each {_range(low, high)}"
         return self._convert(name, convert(default), convert, allowed)
 
+    def encryption_keys(self, name: str) -> list[bytes]:
+        """Keys of 32 octets each in base64; the value is never shown."""
+        try:
+            keys = [base64.b64decode(word, validate=True) for word in self.words(name, [])]
+        except ValueError:
+            keys = [b""]
+        if any(len(key) != 32 for key in keys):
+            allowed = "32 octets in base64 (openssl rand -base64 32), several separated by commas, the newest first"
+            raise SettingError(name, "", allowed, secret=True)
+        return keys
+
     def host_name(self, name: str, default: str) -> str:
         """A host name in lower-case A-label form (RFC 5890)."""
         return self._convert(name, default, parse_domain, "a host name such as mail.example.com")
+
+    def address(self, name: str, default: str) -> str:
+        """A mailbox address in ASCII."""
+
+        def convert(value: str) -> str:
+            if not value.isascii():
+                raise ValueError(value)
+            return str(parse_address(value))
+
+        return self._convert(name, default, convert, "an address such as postmaster@example.com")
 
     def nameservers(self, name: str) -> list[tuple[str, int]]:
         """`address` or `address:port`, several separated by commas; empty means the system's resolver."""
@@ -158,6 +221,25 @@ def parse_seconds(text: str) -> float:
     if not 0 <= number <= LONGEST_SECONDS:
         raise ValueError(text)
     return number
+
+
+def _origin(text: str) -> str:
+    """Write an origin as browsers send it: lower case, a name in its ASCII form, no port that goes without saying."""
+    found = urlsplit(text)
+    if found.scheme not in _DEFAULT_PORTS or not found.hostname or "@" in found.netloc:
+        raise ValueError(text)
+    if found.path.strip("/") or found.query or found.fragment or "*" in text:
+        raise ValueError(text)
+    host = f"[{ipaddress.IPv6Address(found.hostname)}]" if ":" in found.hostname else _host(found.hostname)
+    port = "" if found.port in (None, _DEFAULT_PORTS[found.scheme]) else f":{found.port}"
+    return f"{found.scheme}://{host}{port}"
+
+
+def _host(text: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        return parse_domain(text)
 
 
 def _bounded(text: str, low: float, high: float) -> float:

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+
 from django.http import HttpRequest, HttpResponse
-from django.views import defaults
+from django.views import csrf, defaults
+from django.views.decorators.csrf import csrf_exempt
 
 from accounts.api import problems
+
+
+def only_reads(view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Answer 405 to whatever is no GET or HEAD; nothing is changed, so no token is asked for before that."""
+
+    @csrf_exempt
+    @wraps(view)
+    def reads(request: HttpRequest) -> HttpResponse:
+        if request.method in ("GET", "HEAD"):
+            return view(request)
+        response = problems.plain_response(405, f'Method "{request.method}" not allowed.')
+        response["Allow"] = "GET, HEAD"
+        return response
+
+    return reads
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -18,6 +37,13 @@ def permission_denied(request: HttpRequest, exception: Exception) -> HttpRespons
     if problems.is_for_programs(request):
         return problems.plain_response(403, "That is not allowed.")
     return defaults.permission_denied(request, exception)
+
+
+def no_csrf_token(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """Django's CSRF_FAILURE_VIEW; the API's own views ask for the token themselves."""
+    if problems.is_for_programs(request):
+        return problems.plain_response(403, f"CSRF Failed: {reason}")
+    return csrf.csrf_failure(request, reason)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:

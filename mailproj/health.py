@@ -1,7 +1,8 @@
-"""Is the system well: live checks of database, Redis, disk and memory (contract §1.2)."""
+"""Is the system well: live checks of database, Redis, disk, memory and refused connections (contract §1.2)."""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +11,10 @@ import redis
 import structlog
 from django.conf import settings
 from django.db import Error, connection
+from django.utils import timezone
 
+from mailflow.ids import first_row_id
+from mailflow.models import Event
 from mailproj import machine
 
 log = structlog.get_logger(__name__)
@@ -18,6 +22,7 @@ log = structlog.get_logger(__name__)
 MIN_DISK_FREE = 0.10
 MAX_MEMORY_USED = 0.90
 REDIS_TIMEOUT_SECONDS = 1.0
+WINDOW = dt.timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,13 @@ class Check:
 
 
 def run_checks() -> list[Check]:
-    checks: list[Callable[[], Check]] = [check_database, check_redis, check_disk, check_memory]
+    checks: list[Callable[[], Check]] = [
+        check_database,
+        check_redis,
+        check_disk,
+        check_memory,
+        check_connections,
+    ]
     return [check() for check in checks]
 
 
@@ -69,6 +80,21 @@ def check_disk() -> Check:
 def check_memory() -> Check:
     used = machine.memory_used_share()
     return Check("memory", used <= MAX_MEMORY_USED, f"{used:.0%} used")
+
+
+def check_connections() -> Check:
+    """Count what all listeners have turned away at connect within a minute: a flood, or a cap that is too low."""
+    most = settings.HEALTH_MAX_REFUSED_CONNECTIONS
+    if not most:
+        return Check("connections", True, "not looked at")
+    since = first_row_id(timezone.now() - WINDOW)  # an event's id has its time in it
+    refused = Event.objects.filter(kind=Event.Kind.REFUSED, stage="connection", pk__gte=since)
+    try:
+        count = refused.order_by("-pk").values("pk")[: most + 1].count()
+    except Error:
+        return Check("connections", True, "not known while the database does not answer")
+    words = f"{'more than ' if count > most else ''}{min(count, most)} refused within a minute"
+    return Check("connections", count <= most, words)
 
 
 @lru_cache(maxsize=4)

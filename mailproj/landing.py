@@ -5,13 +5,11 @@ from __future__ import annotations
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
-from django.views.decorators.http import require_safe
 
 from accounts.api.problems import prefers_html
 from mailproj import health
 
 
-@require_safe
 def front_page(request: HttpRequest) -> HttpResponse:
     checks = health.run_checks()
     failing = [check.name for check in checks if not check.passed]

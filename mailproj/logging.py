@@ -16,11 +16,20 @@ _SECRET_TEXT = re.compile(r"\bsk_(?:live|test)_[A-Za-z0-9_]+|(?<=://)[^/@\s:]*:[
 def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replace values under secret-looking keys, and keys and URL credentials inside texts."""
     for key, value in event.items():
-        if _SECRET_KEYS.search(key) and value:
-            event[key] = "********"
-        elif isinstance(value, str):
-            event[key] = _SECRET_TEXT.sub("********", value)
+        event[key] = _masked(key, value)
     return event
+
+
+def _masked(key: str, value: Any) -> Any:
+    if _SECRET_KEYS.search(key) and value:
+        return "********"
+    if isinstance(value, str):
+        return _SECRET_TEXT.sub("********", value)
+    if isinstance(value, dict):
+        return {name: _masked(str(name), one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked("", one) for one in value]
+    return value
 
 
 def _upper_level(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -20,6 +20,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from accounts.api import problems
+from accounts.models import WebhookDelivery
 from mailflow import figures as live
 from mailflow.figures import Figures
 from mailproj import machine
@@ -38,13 +39,17 @@ def metrics(request: HttpRequest) -> HttpResponse:
 
 
 class SystemCollector(Collector):
-    """Reads everything anew at each scrape, with a handful of queries."""
+    """Reads everything anew at each scrape, with a handful of queries; the listener answers with it too."""
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())  # else whoever registers it would have to read everything first
 
     def collect(self) -> Iterator[Metric]:
         system = live.read()
         yield from _mail()
         yield from _smtp(system)
         yield from _http(system)
+        yield from _webhooks(system)
         yield _histogram("smtp_processing_duration_seconds", "Time to accept a message.", system, "processing_ms", 1000)
         yield _histogram("smtp_message_size_bytes", "Size of accepted messages.", system, "message_octets", 1)
 
@@ -68,6 +73,16 @@ def _smtp(system: Figures) -> Iterator[Metric]:
     yield CounterMetricFamily("smtp_connections", "SMTP connections so far.", value=total)
     yield _counter("smtp_auth_attempts", "SMTP logins.", "result", attempts)
     yield GaugeMetricFamily("smtp_memory_bytes", "Resident memory of the process that answers.", value=memory_octets)
+
+
+def _webhooks(system: Figures) -> Iterator[Metric]:
+    names = ("delivered", "failed")
+    attempts = {name: system.sum(f"webhooks.attempts.{name}") for name in names}
+    waiting = WebhookDelivery.objects.filter(next_attempt_at__isnull=False, endpoint__is_active=True).count()
+    disabled = system.sum("webhooks.disabled")
+    yield _counter("webhook_attempts", "Requests to webhook endpoints.", "result", attempts)
+    yield GaugeMetricFamily("webhook_deliveries_waiting", "Deliveries that an endpoint waits for.", value=waiting)
+    yield CounterMetricFamily("webhook_endpoints_disabled", "Endpoints switched off for failures.", value=disabled)
 
 
 def _http(system: Figures) -> Iterator[Metric]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, cast
 
 import prometheus_client
+import structlog
 from django.conf import settings
+from django.core.handlers.wsgi import LimitedStream
 from django.http import HttpRequest, HttpResponse
 
 from accounts.api import problems
@@ -16,7 +20,10 @@ from mailflow.ids import new_trace_id
 
 API_VERSION = "1.0"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,32}\Z")
+_SENDS = re.compile(r"/send(?:/batch)?/?\Z")
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+_KEPT_IN_MEMORY = 1 << 20
+_PIECE = 1 << 16
 _NOT_API = ("/admin", "/static/")
 
 REQUESTS = prometheus_client.Counter("http_requests_total", "HTTP requests by method and status.", ["method", "status"])
@@ -41,6 +48,16 @@ def request_id(get_response: GetResponse) -> GetResponse:
     return middleware
 
 
+def bind_address(get_response: GetResponse) -> GetResponse:
+    """Name the client in what is logged while it is served; behind structlog's own, which begins anew."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        structlog.contextvars.bind_contextvars(ip=request.META.get("REMOTE_ADDR", ""))
+        return get_response(request)
+
+    return middleware
+
+
 def count_requests(get_response: GetResponse) -> GetResponse:
     """R1's request figures and R5's metrics; a failed request is one that we failed (5xx) or refused (4xx)."""
 
@@ -61,26 +78,82 @@ def count_requests(get_response: GetResponse) -> GetResponse:
 def api_version(get_response: GetResponse) -> GetResponse:
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
-        if not request.path.startswith(_NOT_API):
+        if is_of_api(request):
             response["X-API-Version"] = API_VERSION
         return response
 
     return middleware
 
 
-def limit_body(get_response: GetResponse) -> GetResponse:
-    """Refuse a body over MAX_REQUEST_SIZE by its declared length, before an octet of it is read.
+def is_of_api(request: HttpRequest) -> bool:
+    """Whether programs ask for the path: all but the admin and the files of its pages."""
+    return not request.path.startswith(_NOT_API)
 
-    A body without a declared length is no way around: WSGI hands such a request on as if it had none.
+
+def _limit_of(path: str) -> int:
+    """Messages with attachments and lists of addresses are larger than any other body."""
+    if _SENDS.search(path):
+        return int(settings.SEND_MAX_REQUEST_SIZE)
+    if path.rstrip("/").endswith(("/suppressions/import", "/queue/suppression/import")):
+        return int(max(settings.MAX_REQUEST_SIZE, 2 * settings.SUPPRESSION_IMPORT_SIZE))
+    return int(settings.MAX_REQUEST_SIZE)
+
+
+def limit_body(get_response: GetResponse) -> GetResponse:
+    """Refuse a body over MAX_REQUEST_SIZE; `send` has its own.
+
+    One that declares its length is refused before an octet of it is read, one in chunks as soon as it is over.
     """
 
     def middleware(request: HttpRequest) -> HttpResponse:
+        limit = _limit_of(request.path)
+        if "HTTP_TRANSFER_ENCODING" in request.META:
+            return _with_chunks_read(request, limit, get_response)
         declared = request.META.get("CONTENT_LENGTH") or "0"
         if not declared.isdigit():
             return problems.plain_response(400, "The Content-Length header is not a number.")
-        if int(declared) > settings.MAX_REQUEST_SIZE:
-            detail = f"The body has {declared} octets; at most {settings.MAX_REQUEST_SIZE} are taken."
+        if int(declared) > limit:
+            detail = f"The body has {declared} octets; at most {limit} are taken."
             return problems.plain_response(413, detail)
         return get_response(request)
 
     return middleware
+
+
+def _with_chunks_read(request: HttpRequest, limit: int, get_response: GetResponse) -> HttpResponse:
+    """Read a body without a declared length: by itself Django takes it for an empty one."""
+    if not request.META.get(
+        "wsgi.input_terminated"
+    ):  # a server that does not decode chunks: nobody knows where it ends
+        return problems.plain_response(411, "A Content-Length header is needed.")
+    with SpooledTemporaryFile(max_size=_KEPT_IN_MEMORY) as body:
+        try:
+            octets = _copy(request.META["wsgi.input"], body, limit)
+        except _Broken:
+            return problems.plain_response(400, "The body broke off, or its chunks are malformed.")
+        if octets > limit:
+            return problems.plain_response(413, f"The body is too long; at most {limit} octets are taken.")
+        body.seek(0)
+        request.META["CONTENT_LENGTH"] = str(octets)
+        whole: Any = LimitedStream(cast(Any, body), octets)
+        request._stream = whole  # Django has made its own before, of no octets
+        return get_response(request)
+
+
+class _Broken(Exception):
+    """The body cannot be read to its end."""
+
+
+def _copy(source: IO[bytes], target: IO[bytes], limit: int) -> int:
+    """Copy until the end or just over the limit; return how many octets it were."""
+    octets = 0
+    while octets <= limit:
+        try:
+            piece = source.read(min(_PIECE, limit + 1 - octets))
+        except Exception as error:  # each server has errors of its own
+            raise _Broken from error
+        if not piece:
+            break
+        target.write(piece)
+        octets += len(piece)
+    return octets

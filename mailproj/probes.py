@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import socket
 
 import redis
@@ -12,6 +13,8 @@ from mailproj.celery import app
 from mailproj.ports import reachable
 
 _PATIENCE = 2.0  # seconds for one question
+_GREETINGS = (b"220", b"421", b"521")
+_PROXY_LOCAL = b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"  # PROXY version 2: who connects speaks for itself
 
 
 def web_answers() -> bool:
@@ -24,13 +27,24 @@ def web_is_healthy() -> bool:
 
 
 def smtp_greets() -> bool:
-    """Whether the listener says 220, or where it has no plain port, takes connections for TLS."""
+    """Whether the listener greets, or where it has no plain port, takes connections for TLS.
+
+    421 and 521 are greetings too: it is full, or takes no mail (SMTP_ACCEPTS_MAIL), and a new start would not help.
+    """
     port = settings.SMTP_PORT or settings.SMTPS_PORT
     try:
         with socket.create_connection((reachable(settings.SMTP_HOST), port), timeout=_PATIENCE) as connection:
-            return not settings.SMTP_PORT or connection.recv(512).startswith(b"220")
+            if _is_proxy(connection.getsockname()[0]):
+                connection.sendall(_PROXY_LOCAL)
+            return not settings.SMTP_PORT or connection.recv(512).startswith(_GREETINGS)
     except OSError:
         return False
+
+
+def _is_proxy(own_address: str) -> bool:
+    """Whether the listener waits for a PROXY header from here."""
+    own = ipaddress.ip_address(own_address.partition("%")[0])
+    return any(own in network for network in settings.SMTP_PROXY_NETWORKS)
 
 
 def redis_answers(url: str) -> bool:

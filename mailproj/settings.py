@@ -13,7 +13,9 @@ import secrets
 from pathlib import Path
 
 import environ
+from django.urls import reverse_lazy
 
+from accounts.webhooks.names import EVENTS
 from mailproj.env import Environment, SettingError
 from mailproj.logging import logging_config
 
@@ -68,12 +70,13 @@ else:
     env.required("ALLOWED_HOSTS", "host names separated by commas")
     ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", [])
 SECRET_KEY_FALLBACKS = env.words("SECRET_KEY_FALLBACKS", [])
+ENCRYPTION_KEYS = env.encryption_keys("ENCRYPTION_KEYS")
 _loopback_or_all = "127.0.0.1" if DEMO else "0.0.0.0"  # noqa: S104  (a production container binds all its addresses)
 
 # --- Django ----------------------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
     "unfold",
-    "django.contrib.admin",
+    "mailproj.admin_apps.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -92,11 +95,16 @@ INSTALLED_APPS = [
     "queue",
 ]
 MIDDLEWARE = [
+    "mailproj.proxies.client_address",  # before all that looks at the address, and SecurityMiddleware
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "mailproj.middleware.request_id",  # before structlog, which binds it
     "django_structlog.middlewares.RequestMiddleware",
+    "mailproj.middleware.bind_address",
     "mailproj.middleware.count_requests",
     "mailproj.middleware.api_version",
+    "mailproj.cors.cross_origin",  # before the limits: a page must be able to read their refusals
+    "mailproj.rate_limits.rate_limit_headers",
+    "mailproj.rate_limits.count_the_rest",
     "mailproj.middleware.limit_body",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -135,6 +143,7 @@ WHITENOISE_USE_FINDERS = DEMO
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = "accounts.User"
 PASSWORD_HASHERS = ["accounts.hashers.Argon2idHasher"]
+AUTHENTICATION_BACKENDS = ["mailproj.admin_login.GuardedBackend"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
@@ -189,15 +198,19 @@ HTTP_EXTRA_PORTS = env.ports("HTTP_EXTRA_PORTS", [8003, 8080] if DEMO else [])
 HTTP_WORKERS = env.integer("HTTP_WORKERS", 1 if SQLITE else 2, low=1, high=64)
 HTTP_THREADS = env.integer("HTTP_THREADS", 16, low=1, high=256)
 MAX_REQUEST_SIZE = env.integer("MAX_REQUEST_SIZE", 262144, low=1024, high=2**31)
+SEND_MAX_REQUEST_SIZE = env.integer("SEND_MAX_REQUEST_SIZE", 41943040, low=1024, high=2**31)
+CORS_ORIGINS = env.origins("CORS_ORIGINS")
+HTTP_TRUSTED_PROXIES = env.networks("HTTP_TRUSTED_PROXIES", [])
 METRICS_ALLOWED_NETWORKS = env.networks("METRICS_ALLOWED_NETWORKS", [])
 METRICS_BEARER_TOKEN = env.text("METRICS_BEARER_TOKEN")
+CSRF_FAILURE_VIEW = "mailproj.errors.no_csrf_token"
 CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS", [])
 ADMIN_USERNAME = env.text("ADMIN_USERNAME", "admin")
 if not re.fullmatch(r"[\w.@+-]{1,150}", ADMIN_USERNAME):
     raise SettingError("ADMIN_USERNAME", ADMIN_USERNAME, "1 to 150 letters, digits and @ . + - _")
 ADMIN_PASSWORD = env.text("ADMIN_PASSWORD")
 if not DEMO:
-    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")  # of HTTP_TRUSTED_PROXIES only (mailproj.proxies)
     SECURE_SSL_REDIRECT = env.boolean("SECURE_SSL_REDIRECT", True)
     SECURE_REDIRECT_EXEMPT = [r"^health/?$", r"^api/(v1/)?health/?$", r"^metrics/?$"]
     SECURE_HSTS_SECONDS = env.integer("SECURE_HSTS_SECONDS", 31536000, low=0, high=10**9)
@@ -209,29 +222,38 @@ SESSION_COOKIE_HTTPONLY = True
 X_FRAME_OPTIONS = "DENY"
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "accounts.api.authentication.ApiKeyAuthentication",
-        "accounts.api.authentication.BasicAuthentication",
+        "mailproj.api.guard.GuardedKeyAuthentication",
+        "mailproj.api.guard.GuardedBasicAuthentication",
         "accounts.api.authentication.SessionAuthentication",
     ],
+    "DEFAULT_THROTTLE_CLASSES": ["mailproj.api.throttling.MinuteThrottle"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["accounts.api.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "accounts.api.problems.exception_handler",
+    "EXCEPTION_HANDLER": "mailproj.api.refusals.exception_handler",
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "mailproj API",
     "VERSION": "1.0",
     "OAS_VERSION": "3.1.0",
     "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},  # by default it would ask validator.swagger.io
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "ENUM_NAME_OVERRIDES": {
+        "DomainStatusEnum": "accounts.models.domain.Domain.Status",
+        "DnsRecordStatusEnum": "accounts.api.domains.STATE_CHOICES",
+        "WebhookDeliveryStatusEnum": "accounts.models.webhook.WebhookDelivery.Status",
+        "WebhookEventEnum": "accounts.webhooks.names.CHOICES",
         "MessageStatusEnum": "mailflow.models.message.Message.Status",
         "RecipientStatusEnum": "queue.models.entry.Entry.Status",
         "QueueStatusEnum": "queue.api.entries.STATUS_CHOICES",
+        "SuppressionReasonEnum": "queue.models.suppression.Suppression.Reason",
+        "QueueActionStatusEnum": "queue.models.action.QueueAction.Status",
     },
     "PREPROCESSING_HOOKS": ["accounts.api.schema.canonical_only"],
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "mailproj.api.schema_hooks.complete"],
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
 }
 LOGIN_URL = "admin:login"
@@ -244,6 +266,27 @@ UNFOLD = {
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "mailproj.dashboard.figures",
     "SIDEBAR": {"navigation": "mailproj.dashboard.navigation"},
+    "TABS": [
+        {
+            "page": "queue",
+            "models": ["queue.entry", "queue.queueaction"],
+            "items": [
+                {
+                    "title": "Entries",
+                    "link": reverse_lazy("admin:queue_entry_changelist"),
+                    "active": "mailproj.dashboard.shows_queue_entries",
+                },
+                {"title": "By domain", "link": reverse_lazy("admin:queue_entry_domains")},
+                {"title": "Actions", "link": reverse_lazy("admin:queue_queueaction_changelist")},
+                {"title": "Workers", "link": reverse_lazy("admin:queue_worker_changelist")},
+                {
+                    "title": "Act by a filter",
+                    "link": reverse_lazy("admin:queue_entry_act"),
+                    "permission": "mailproj.dashboard.may_control_queue",
+                },
+            ],
+        }
+    ],
     "COLORS": {
         "primary": {
             "50": "oklch(97% .014 254.6)",
@@ -280,7 +323,11 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_TASK_DEFAULT_QUEUE = "mailproj"
-CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 2, "socket_timeout": 10, "visibility_timeout": 3600}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "socket_connect_timeout": 2,
+    "socket_timeout": 10,
+    "visibility_timeout": env.seconds("REDIS_VISIBILITY_TIMEOUT", 3600, low=1, high=86400),
+}
 SWEEP_INTERVAL_SECONDS = env.seconds("SWEEP_INTERVAL_SECONDS", 15, low=0.2, high=3600)
 CELERY_BEAT_SCHEDULE = {
     "sweep": {
@@ -288,6 +335,9 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": SWEEP_INTERVAL_SECONDS,
         "options": {"expires": max(5.0, SWEEP_INTERVAL_SECONDS)},
     },
+    "tls-reports": {"task": "queue.tls_reports", "schedule": 600.0, "options": {"expires": 600}},
+    "verify-domains": {"task": "accounts.verify_domains", "schedule": 300.0, "options": {"expires": 300}},
+    "erase": {"task": "mailflow.erase", "schedule": 60.0, "options": {"expires": 60}},
     "prune": {"task": "queue.prune", "schedule": 3600.0, "options": {"expires": 3600}},
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(MAIL_DATA_DIR / "celerybeat-schedule")
@@ -298,6 +348,7 @@ SMTP_PORT = env.port("SMTP_PORT", 2525)
 SMTPS_PORT = env.port("SMTPS_PORT", 2465)
 SUBMISSION_PORT = env.port("SUBMISSION_PORT", 0)
 ODMR_PORT = env.port("ODMR_PORT", 2366)
+ODMRS_PORT = env.port("ODMRS_PORT", 0)
 ODMR_PORT_IS_WISHED = bool(env.text("ODMR_PORT"))  # else the listener goes without it where it is taken
 SMTP_METRICS_PORT = env.port("SMTP_METRICS_PORT", 8081)
 SMTP_HOSTNAME = env.host_name("SMTP_HOSTNAME", "localhost")
@@ -307,8 +358,11 @@ SMTP_MAX_CONNECTIONS_PER_ADDRESS = env.integer("SMTP_MAX_CONNECTIONS_PER_ADDRESS
 SMTP_MAX_MESSAGE_SIZE = env.integer("SMTP_MAX_MESSAGE_SIZE", 52428800, low=65536, high=2**31)
 SMTP_MAX_RECIPIENTS = env.integer("SMTP_MAX_RECIPIENTS", 1000, low=100, high=100_000)
 SMTP_TIMEOUT = env.seconds(("SMTP_TIMEOUT_SECONDS", "SMTP_TIMEOUT"), 300, low=0.1, high=86400)
+SMTP_IDLE_TIMEOUT = env.seconds("SMTP_IDLE_TIMEOUT", 0, low=0.1, high=86400)
+SMTP_ENVELOPE_TIMEOUT = env.seconds("SMTP_ENVELOPE_TIMEOUT", 1800, low=300, high=86400)
 SMTP_DATA_TIMEOUT = env.seconds("SMTP_DATA_TIMEOUT", 3600, low=1, high=86400)
 SMTP_MIN_DATA_RATE = env.integer("SMTP_MIN_DATA_RATE", 1024, low=0, high=10**9)
+SMTP_DRAIN_SECONDS = env.seconds("SMTP_DRAIN_SECONDS", 4, low=0, high=600)
 SMTP_TARPIT_SECONDS = env.seconds("SMTP_TARPIT_SECONDS", 1, low=0, high=60)
 SMTP_BARE_LINE_ENDS = env.choice("SMTP_BARE_LINE_ENDS", "refuse", ["refuse", "normalise"])
 SMTP_PROXY_NETWORKS = env.networks("SMTP_PROXY_NETWORKS", [])
@@ -336,23 +390,59 @@ SMTP_RATE_LIMIT_SENDER_MESSAGES = env.integer("SMTP_RATE_LIMIT_SENDER_MESSAGES",
 SMTP_RATE_LIMIT_ACCOUNT_MESSAGES = env.integer("SMTP_RATE_LIMIT_ACCOUNT_MESSAGES", 500, low=0, high=10**9)
 SMTP_RATE_LIMIT_ACCOUNT_COMMANDS = env.integer("SMTP_RATE_LIMIT_ACCOUNT_COMMANDS", 1000, low=0, high=10**9)
 
+HEALTH_MAX_REFUSED_CONNECTIONS = env.integer("HEALTH_MAX_REFUSED_CONNECTIONS", 1000, low=0, high=10**6)
+API_RATE_LIMIT_KEY_REQUESTS = env.integer("API_RATE_LIMIT_KEY_REQUESTS", 600, low=0, high=10**9)
+API_RATE_LIMIT_USER_REQUESTS = env.integer("API_RATE_LIMIT_USER_REQUESTS", 600, low=0, high=10**9)
+API_RATE_LIMIT_ADDRESS_REQUESTS = env.integer("API_RATE_LIMIT_ADDRESS_REQUESTS", 120, low=0, high=10**9)
+
+# --- imap: what `config` tells of it, until there is one --------------------------------------------------------------
+IMAP_MAX_WORKERS = env.integer("IMAP_MAX_WORKERS", 4, low=1, high=1000)
+IMAP_POOL_SIZE = env.integer("IMAP_POOL_SIZE", 10, low=1, high=100)
+IMAP_TIMEOUT = env.seconds("IMAP_TIMEOUT", 30, low=0.1, high=86400)
+IMAP_MAX_CONNECTIONS = env.integer("IMAP_MAX_CONNECTIONS", 50, low=1, high=100_000)
+IMAP_IDLE_TIMEOUT = env.seconds("IMAP_IDLE_TIMEOUT", 300, low=0.1, high=86400)
+
 # --- storage ---------------------------------------------------------------------------------------------------------
 SMTP_STORAGE_TYPE = env.choice("SMTP_STORAGE_TYPE", "maildir", ["maildir", "database"])
 SMTP_STORAGE_PATH = Path(env.text("SMTP_STORAGE_PATH", str(MAIL_DATA_DIR / "mail"))).resolve()
 
 # --- out -------------------------------------------------------------------------------------------------------------
 HANDOFF = "queue.handoff.QueueHandoff"
+METRICS_COLLECTOR = "mailproj.metrics.SystemCollector"
 DELIVERY_MODE = env.choice("DELIVERY_MODE", "sandbox" if DEMO else "live", ["live", "sandbox"])
 RELAY_HOST = env.text("RELAY_HOST")
 RELAY_PORT = env.port("RELAY_PORT", 587)
 RELAY_USERNAME = env.text("RELAY_USERNAME")
 RELAY_PASSWORD = env.text("RELAY_PASSWORD")
-RELAY_STARTTLS = env.choice("RELAY_STARTTLS", "opportunistic", ["required", "opportunistic", "never"])
+RELAY_TLS = env.choice(
+    ("RELAY_TLS", "RELAY_STARTTLS"), "opportunistic", ["required", "implicit", "opportunistic", "never"]
+)
 SMTP_OUT_PORT = env.port("SMTP_OUT_PORT", 25)
+SMTP_OWN_ADDRESSES = env.networks("SMTP_OWN_ADDRESSES", [])
 DNS_SERVERS = env.nameservers("DNS_SERVERS")
+TLS_REPORT_FROM = env.address("TLS_REPORT_FROM", "")
+DNS_VALIDATES = env.boolean("DNS_VALIDATES", False)
+DOMAIN_CHECK_INTERVAL = env.seconds("DOMAIN_CHECK_INTERVAL", 86400, low=300, high=30 * 86400)
 OUTBOUND_ALLOWED_NETWORKS = env.networks("OUTBOUND_ALLOWED_NETWORKS", [])
 OUTBOUND_TIMEOUT = env.seconds("OUTBOUND_TIMEOUT", 300, low=0.1, high=86400)
 OUTBOUND_CONNECT_TIMEOUT = env.seconds("OUTBOUND_CONNECT_TIMEOUT", 30, low=0.1, high=3600)
+OUTBOUND_TLS_TIMEOUT = env.seconds("OUTBOUND_TLS_TIMEOUT", 60, low=0.1, high=86400)
+# RFC 5321 §4.5.3.2, step by step.
+OUTBOUND_GREETING_TIMEOUT = env.seconds("OUTBOUND_GREETING_TIMEOUT", 300, low=0.1, high=86400)
+OUTBOUND_COMMAND_TIMEOUT = env.seconds("OUTBOUND_COMMAND_TIMEOUT", 300, low=0.1, high=86400)
+OUTBOUND_MAIL_TIMEOUT = env.seconds("OUTBOUND_MAIL_TIMEOUT", 300, low=0.1, high=86400)
+OUTBOUND_RCPT_TIMEOUT = env.seconds("OUTBOUND_RCPT_TIMEOUT", 300, low=0.1, high=86400)
+OUTBOUND_DATA_TIMEOUT = env.seconds("OUTBOUND_DATA_TIMEOUT", 120, low=0.1, high=86400)
+OUTBOUND_BLOCK_TIMEOUT = env.seconds("OUTBOUND_BLOCK_TIMEOUT", 180, low=0.1, high=86400)
+OUTBOUND_END_TIMEOUT = env.seconds("OUTBOUND_END_TIMEOUT", 600, low=0.1, high=86400)
+OUTBOUND_ENVELOPE_TIMEOUT = env.seconds(
+    "OUTBOUND_ENVELOPE_TIMEOUT",
+    # A longer wait for one command must not be cut off by what all of them have together.
+    max(900, OUTBOUND_MAIL_TIMEOUT + OUTBOUND_RCPT_TIMEOUT + OUTBOUND_DATA_TIMEOUT),
+    low=0.1,
+    high=3 * 86400,
+)
+OUTBOUND_SEARCH_TIMEOUT = env.seconds("OUTBOUND_SEARCH_TIMEOUT", 300, low=0.1, high=86400)
 SMTP_MAX_WORKERS = env.integer("SMTP_MAX_WORKERS", 50, low=1, high=1000)
 SMTP_POOL_SIZE = env.integer("SMTP_POOL_SIZE", 10, low=1, high=100)
 # With QUEUE_MAX_ATTEMPTS at 5 the last attempt comes after four days (RFC 5321 §4.5.4.1).
@@ -365,10 +455,40 @@ QUEUE_KEEP_FAILED_DAYS = env.integer("QUEUE_KEEP_FAILED_DAYS", 7, low=0, high=36
 MESSAGE_KEEP_DAYS = env.integer("MESSAGE_KEEP_DAYS", 30, low=1, high=36500)
 TRAIL_KEEP_DAYS = env.integer("TRAIL_KEEP_DAYS", 90, low=1, high=36500)
 
+# --- webhooks ---------------------------------------------------------------------------------------------------------
+WEBHOOK_ALLOWED_NETWORKS = env.networks("WEBHOOK_ALLOWED_NETWORKS", [])
+SMTP_WEBHOOK_URL = env.webhook_url("SMTP_WEBHOOK_URL", WEBHOOK_ALLOWED_NETWORKS)
+SMTP_WEBHOOK_EVENTS = env.choices("SMTP_WEBHOOK_EVENTS", EVENTS)
+SMTP_WEBHOOK_SECRET = env.webhook_secret("SMTP_WEBHOOK_SECRET")
+WEBHOOK_TIMEOUT = env.seconds("WEBHOOK_TIMEOUT", 15, low=0.1, high=45)
+# With the first attempt at once, the last comes after about a day.
+WEBHOOK_RETRY_SCHEDULE = env.durations("WEBHOOK_RETRY_SCHEDULE", "5s,5m,30m,2h,5h,8h,8h", low=0.1)
+WEBHOOK_DISABLE_AFTER_SECONDS = env.seconds("WEBHOOK_DISABLE_AFTER", 5 * 86400, low=0)
+WEBHOOK_KEEP_DAYS = env.integer("WEBHOOK_KEEP_DAYS", 7, low=2, high=3650)
+
+# --- billing ----------------------------------------------------------------------------------------------------------
+STRIPE_API_KEY = env.text("STRIPE_API_KEY")
+STRIPE_WEBHOOK_SECRET = env.text("STRIPE_WEBHOOK_SECRET")
+STRIPE_API_BASE = env.text("STRIPE_API_BASE")
+STRIPE_SUCCESS_URL = env.text("STRIPE_SUCCESS_URL", "http://localhost:8000/billing/success")
+STRIPE_CANCEL_URL = env.text("STRIPE_CANCEL_URL", "http://localhost:8000/billing/cancel")
+STRIPE_PORTAL_RETURN_URL = env.text("STRIPE_PORTAL_RETURN_URL", "http://localhost:8000/billing")
+
+# --- what comes back (docs/adr/0015) ----------------------------------------------------------------------------------
+VERP = env.choice("VERP", "http", ["off", "http", "all"])
+SUPPRESSION_HARD_KEEP_SECONDS = env.seconds("SUPPRESSION_HARD_KEEP", 90 * 86400, low=0)
+SUPPRESSION_SOFT_KEEP_SECONDS = env.seconds("SUPPRESSION_SOFT_KEEP", 7 * 86400, low=0)
+SUPPRESSION_SOFT_BOUNCES = env.integer("SUPPRESSION_SOFT_BOUNCES", 5, low=0, high=1000)
+SUPPRESSION_SOFT_WINDOW_SECONDS = env.seconds("SUPPRESSION_SOFT_WINDOW", 14 * 86400, low=60)
+SUPPRESSION_IMPORT_SIZE = env.integer("SUPPRESSION_IMPORT_SIZE", 10485760, low=1024, high=2**28)
+POSTMASTER_ADDRESS = env.address("POSTMASTER_ADDRESS", "")
+DOUBLE_BOUNCE_INTERVAL_SECONDS = env.seconds("DOUBLE_BOUNCE_INTERVAL", 3600, low=0)
+
 # --- logs and metrics ------------------------------------------------------------------------------------------------
 LOG_LEVEL = env.choice(("LOG_LEVEL", "SMTP_LOG_LEVEL"), "info", ["debug", "info", "warn", "warning", "error"])
 LOG_JSON = env.boolean("LOG_JSON", True)
 LOGGING = logging_config(LOG_LEVEL, json_lines=LOG_JSON)
 LOGGING_CONFIG = "logging.config.dictConfig"
+DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False  # mailproj.middleware.bind_address does, a hundred times cheaper
 DJANGO_STRUCTLOG_TRUST_UPSTREAM_REQUEST_ID = True  # mailproj.middleware.request_id has looked at it
 PROMETHEUS_EXPORT_MIGRATIONS = False

@@ -44,7 +44,8 @@ class StartFailed(Exception):
 class Service:
     """One process to keep alive. `answers` is asked until it says yes, at the start only.
 
-    `stop_seconds` is what it needs to end by itself; a stage has the most that one of its services needs.
+    `stop_seconds` is what it needs to end by itself, `alone_seconds` how much of that the next stage waits for (None:
+    for all of it); a stage has the most that one of its services needs.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Service:
     answers: Callable[[], bool] = lambda: True
     standard_input: bytes = b""
     stop_seconds: float = 1.0
+    alone_seconds: float | None = None
 
 
 class _Child:
@@ -318,25 +320,61 @@ class Supervisor:
     # --- stopping
 
     def _stop_everything(self) -> None:
-        """End the last stage first; each may use what the ones before it left of their time."""
-        began = time.monotonic()
-        allowed = 0.0
-        for stage in reversed(self._stages):
-            allowed += max(child.service.stop_seconds for child in stage)
-            self._stop_stage(stage, deadline=began + min(allowed, self._stop_limit))
+        """End the last stage first, and the next when it has ended or has had its time alone.
 
-    def _stop_stage(self, stage: Sequence[_Child], deadline: float) -> None:
-        running = [child.process for child in stage if child.process is not None]
-        for process in running:
-            process.terminate()
-        while any(process.poll() is None for process in running) and time.monotonic() < deadline:
-            self._wait(min(0.05, deadline - time.monotonic()))
-        for process in running:
+        Each may use what the ones before it left of their time.
+        """
+        began = time.monotonic()
+        limit, alone_until = began + self._stop_limit, began
+        ending: list[_Ending] = []
+        for stage in reversed(self._stages):
+            ending.append(_Ending(stage, min(alone_until + max(_needed(child) for child in stage), limit)))
+            alone_until += max(_needed_alone(child) for child in stage)
+            self._let_end(ending, min(alone_until, limit))
+        self._let_end(ending, limit)
+
+    def _let_end(self, ending: list[_Ending], until: float) -> None:
+        """Wait for stages to end, and kill what has not by its deadline."""
+        while True:
+            now = time.monotonic()
+            for stage in [stage for stage in ending if stage.has_ended or stage.deadline <= now]:
+                ending.remove(stage)
+                self._clear_up(stage)
+            if not ending or now >= until:
+                return
+            self._wait(min(0.05, until - now))
+
+    def _clear_up(self, stage: _Ending) -> None:
+        for process in stage.processes:
             _kill_group(process)
             process.wait()
-        for child in stage:
+        for name in stage.names:
             with suppress(OSError):
-                (self._run_dir / f"{child.name}.pid").unlink()
+                (self._run_dir / f"{name}.pid").unlink()
+
+
+class _Ending:
+    """A stage that was asked to end."""
+
+    def __init__(self, stage: Sequence[_Child], deadline: float) -> None:
+        self.names = [child.name for child in stage]
+        self.processes = [child.process for child in stage if child.process is not None]
+        self.deadline = deadline
+        for process in self.processes:
+            process.terminate()
+
+    @property
+    def has_ended(self) -> bool:
+        return all(process.poll() is not None for process in self.processes)
+
+
+def _needed(child: _Child) -> float:
+    return child.service.stop_seconds
+
+
+def _needed_alone(child: _Child) -> float:
+    service = child.service
+    return service.stop_seconds if service.alone_seconds is None else service.alone_seconds
 
 
 def _shorten(path: Path) -> None:

@@ -7,21 +7,27 @@ from django.urls import path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from mailproj.api.urls import everywhere, with_or_without_slash
+from mailproj.errors import only_reads
 from mailproj.landing import front_page
 from mailproj.metrics import metrics
+from mailproj.rate_limits import limited
 
 SCHEMA = "api-schema"
 
+admin.autodiscover()  # here, since only web processes need it (`mailproj.admin_apps`)
+
+_schema = SpectacularAPIView.as_view(urlconf="mailproj.api.urls", authentication_classes=[])
+# Without DRF's answer to OPTIONS, which the page's template cannot show.
+_docs = SpectacularSwaggerView.as_view(url_name=SCHEMA, authentication_classes=[], metadata_class=None)
+
 urlpatterns = [
-    path("", front_page, name="front-page"),
+    path("", limited(only_reads(front_page)), name="front-page"),
     path("admin/", admin.site.urls),
-    path(
-        "api/v1/schema/",
-        SpectacularAPIView.as_view(urlconf="mailproj.api.urls", authentication_classes=[]),
-        name=SCHEMA,
-    ),
-    path("api/v1/docs/", SpectacularSwaggerView.as_view(url_name=SCHEMA, authentication_classes=[]), name="api-docs"),
-    *with_or_without_slash("metrics", metrics),
+    path("api/v1/schema", _schema),
+    path("api/v1/schema/", _schema, name=SCHEMA),
+    path("api/v1/docs", _docs),
+    path("api/v1/docs/", _docs, name="api-docs"),
+    *with_or_without_slash("metrics", limited(only_reads(metrics))),
     *everywhere(),
 ]
 

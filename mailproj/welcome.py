@@ -35,7 +35,8 @@ def _addresses(log_dir: Path | None) -> list[str]:
         doors.append(f"{written(smtp, settings.SMTPS_PORT)} (TLS)")
     lines = [f"  Web       {_web()}/", f"  Admin     {_web()}/admin/", f"  SMTP      {', '.join(doors)}"]
     if settings.DELIVERY_MODE == "sandbox":
-        lines.append("  Delivery  sandbox: mail to other domains is captured and shown, never sent")
+        lines.append("  Delivery  sandbox: mail to other domains is captured and shown, never sent. Addresses such as")
+        lines.append("            bounced@sim.test and defer+3@sim.test behave as they are called (docs/sandbox.md)")
     if log_dir:
         lines.append(f"  Logs      {log_dir}/")
     return lines

@@ -8,11 +8,11 @@ import textwrap
 
 from django.template.loader import render_to_string
 
-from queue.dsn_causes import cause_of
+from queue.dsn_causes import KEPT_BACK, cause_of
 from queue.dsn_facts import Action, DsnFacts, RecipientFacts
 from queue.dsn_status import MAX_ANSWER, remote_host, shown, status_of
 from queue.dsn_text import MAX_NAME, Part, clean, encoded
-from queue.outcome import Kind, Outcome
+from queue.outcome import LIST, Kind, Outcome
 from queue.transports.requests import DSN
 
 MAX_SUBJECT = 150
@@ -54,7 +54,7 @@ def _readable(facts: DsnFacts, *, full: bool) -> str:
 def _recipient(recipient: RecipientFacts, action: Action) -> dict[str, object]:
     outcome, retry_until = recipient.outcome, recipient.retry_until
     code = status_of(recipient, action) if action is Action.FAILED else outcome.enhanced_code
-    cause = cause_of(code)
+    cause = KEPT_BACK if outcome.transport == LIST else cause_of(code, outcome)
     return {
         "recipient": shown(recipient.recipient),
         "remote_host": remote_host(outcome),

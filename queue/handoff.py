@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mailflow.handoff import Turn
+from accounts.models import TrailEntry
+from mailflow.handoff import Caller, Turn, Turned
 from mailflow.spool.accepted import Accepted
-from queue import control, enqueue
+from queue import control, dialup, enqueue
 from queue.models import Entry
 from queue.ringer import Ringer
+from queue.transports import odmr
 
 
 class QueueHandoff:
@@ -16,6 +18,7 @@ class QueueHandoff:
 
     def __init__(self) -> None:
         self._ringer = Ringer()
+        self._turned = odmr.Exchange(self.ring)
 
     def enqueue(self, accepted: Sequence[Accepted]) -> list[int]:
         return enqueue.write_entries(accepted)
@@ -24,9 +27,16 @@ class QueueHandoff:
         self._ringer.ring(entry_ids)
 
     def start_domain(self, domain: str, *, actor: str) -> int:
-        return control.retry_now(Entry.objects.filter(domain=domain, status__in=Entry.OPEN), actor=actor)
+        if dialup.among([domain]):
+            dialup.mark(domain)
+        count = control.retry_now(Entry.objects.filter(domain=domain, status__in=Entry.OPEN), actor=actor)
+        if count:  # hosts ask every few minutes, and mostly nothing waits
+            words = f"{count:,} recipient{'s' if count != 1 else ''} attempted at once."
+            TrailEntry.objects.create(kind="queue.etrn", actor=actor[:254], subject=domain[:254], detail=words)
+        return count
 
-    def turn(self, domains: Sequence[str]) -> Turn:
-        """Say whether there is mail. To hand it over a session that the client opened is not possible yet."""
-        waits = Entry.objects.filter(domain__in=domains, status__in=Entry.OPEN).exists()
-        return Turn.UNABLE if waits else Turn.NO_MAIL
+    def turn(self, domains: Sequence[str], caller: Caller) -> Turned | Turn:
+        """Mail of a domain that is delivered here waits for nobody, whatever its state."""
+        if self._turned.sessions >= odmr.MAX_SESSIONS:
+            return Turn.UNABLE
+        return self._turned.begin(dialup.among(domains), caller) or Turn.NO_MAIL

@@ -1,94 +1,244 @@
 """What waits for each domain and how much of it is under way; pure bookkeeping for the engine's loop.
 
-A few deliveries of one domain run at once and never more, domains take turns, and what waits for one domain is bounded:
-a slow one fills its own lane and nobody else's.
+A domain has a lane, and in it first attempts and retries wait apart and begin by turns. How many deliveries may run is
+what the lane was given (`queue.pacing`). Lanes take turns, and what waits in one is bounded: a domain fills its own
+lane and nobody else's. Of all deliveries, those to slow domains get half at most, and some are kept for domains that
+are known to answer soon, so that hosts which hang are never all there is to wait for.
 """
 
 from __future__ import annotations
 
+import enum
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from queue.claim import Parcel
 
-MAX_WAITING = 200  # parcels a domain; more of them stay in the database
+MAX_WAITING = 200  # parcels of one kind in a lane; more of them stay in the database
 MAX_JOB_RECIPIENTS = 100
+RESERVE_SHARE = 6  # one in so many deliveries is for domains that are known to answer soon
+
+
+class Speed(enum.Enum):
+    """What is known of a domain: its last delivery ended soon, nothing, or it was slow or out of reach."""
+
+    FAST = "fast"
+    UNKNOWN = "unknown"
+    SLOW = "slow"
+
+
+_SPEEDS = tuple(Speed)
 
 
 @dataclass(slots=True)
-class _Lane:
-    waiting: deque[Parcel] = field(default_factory=deque)
+class Lane:
+    """`limit`: deliveries at once; `messages`: how many may begin, None for any number.
+
+    `has_more`: the database has more for it, which is fetched once there is room.
+    """
+
+    first: deque[Parcel] = field(default_factory=deque)
+    retries: deque[Parcel] = field(default_factory=deque)
+    limit: int = 0
+    messages: int | None = None
+    speed: Speed = Speed.UNKNOWN
     running: int = 0
-    was_full: bool = False
+    running_retries: int = 0
+    is_turn_of_retries: bool = False
+    has_more: bool = False
+
+    @property
+    def waiting(self) -> int:
+        return len(self.first) + len(self.retries)
+
+    @property
+    def may_begin(self) -> bool:
+        has_work = bool(self.first) or (bool(self.retries) and self._retries_may)
+        return has_work and self.running < self.limit and self.messages != 0
+
+    @property
+    def _retries_may(self) -> bool:
+        """Whether a retry leaves a connection for new mail, which must not wait for the end of what is slow."""
+        return self.running_retries < max(1, self.limit - 1)
 
     def take(self) -> list[Parcel]:
         """Take the next message with those of its recipients that follow one another."""
-        first = self.waiting.popleft()
+        use_retries = bool(self.retries) and self._retries_may and (self.is_turn_of_retries or not self.first)
+        self.is_turn_of_retries = not use_retries
+        waiting = self.retries if use_retries else self.first
+        first = waiting.popleft()
         taken = {first.recipient: first}
         while (
-            self.waiting
-            and self.waiting[0].message_id == first.message_id
-            and self.waiting[0].recipient not in taken
+            waiting
+            and _travel_together(waiting[0], first)
+            and waiting[0].recipient not in taken
             and len(taken) < MAX_JOB_RECIPIENTS
         ):
-            parcel = self.waiting.popleft()
+            parcel = waiting.popleft()
             taken[parcel.recipient] = parcel
+        self.running += 1
+        self.running_retries += use_retries
+        if self.messages is not None:
+            self.messages -= 1
         return list(taken.values())
 
 
-class Lanes:
-    """The lanes of one engine; belongs to its event loop. `per_domain` may be changed at any time."""
+def is_retry(parcel: Parcel) -> bool:
+    return parcel.attempts > 0
 
-    def __init__(self, per_domain: int) -> None:
-        self.per_domain = per_domain
-        self._lanes: OrderedDict[str, _Lane] = OrderedDict()
+
+def _travel_together(one: Parcel, other: Parcel) -> bool:
+    return one.message_id == other.message_id and one.route == other.route and one.is_sandbox == other.is_sandbox
+
+
+class Lanes:
+    """The lanes of one engine; belongs to its event loop. `max_running` may be changed at any time."""
+
+    def __init__(self, max_running: int) -> None:
+        self.max_running = max_running
+        self.waiting = 0
+        self._lanes: dict[str, Lane] = {}
+        self._ready: dict[Speed, OrderedDict[str, None]] = {speed: OrderedDict() for speed in Speed}
+        self._running = dict.fromkeys(Speed, 0)
+        self._turn = 0
+        self._full: dict[bool, set[str]] = {False: set(), True: set()}  # by whether retries are meant
+        self._hungry: OrderedDict[str, None] = OrderedDict()
+
+    def __contains__(self, domain: object) -> bool:
+        return domain in self._lanes
+
+    def __iter__(self) -> Iterator[tuple[str, Lane]]:
+        return iter(self._lanes.items())
+
+    @property
+    def running(self) -> int:
+        return sum(self._running.values())
+
+    def running_of(self, domain: str) -> int:
+        lane = self._lanes.get(domain)
+        return 0 if lane is None else lane.running
+
+    def demand_of(self, domain: str) -> int:
+        """Return how many deliveries could run at once, at most."""
+        lane = self._lanes.get(domain)
+        return 0 if lane is None else min(lane.waiting + lane.running, self.max_running)
 
     def add(self, parcel: Parcel) -> None:
-        self._lanes.setdefault(parcel.domain, _Lane()).waiting.append(parcel)
+        lane = self._lanes.get(parcel.domain)
+        if lane is None:
+            lane = self._lanes[parcel.domain] = Lane()
+        retry = is_retry(parcel)
+        kind = lane.retries if retry else lane.first
+        kind.append(parcel)
+        self.waiting += 1
+        if len(kind) >= MAX_WAITING:
+            self._full[retry].add(parcel.domain)
+            lane.has_more = True
+        self._update(parcel.domain, lane)
+
+    def give(self, domain: str, *, limit: int, messages: int | None, speed: Speed) -> None:
+        """Set what a lane may do; nothing happens where there is none."""
+        lane = self._lanes.get(domain)
+        if lane is None:
+            return
+        lane.limit, lane.messages = limit, messages
+        if speed is not lane.speed:
+            self._ready[lane.speed].pop(domain, None)
+            self._running[lane.speed] -= lane.running
+            self._running[speed] += lane.running
+            lane.speed = speed
+        self._update(domain, lane)
 
     def next(self) -> list[Parcel] | None:
         """Return what to deliver next, and count it as running; None where nothing may begin."""
-        for domain, lane in self._lanes.items():
-            if lane.waiting and lane.running < self.per_domain:
-                self._lanes.move_to_end(domain)
-                lane.running += 1
-                return lane.take()
+        for offset in range(len(_SPEEDS)):
+            speed = _SPEEDS[(self._turn + offset) % len(_SPEEDS)]
+            if self._ready[speed] and self._has_room(speed):
+                self._turn += offset + 1
+                domain = next(iter(self._ready[speed]))
+                self._ready[speed].move_to_end(domain)
+                return self._take(domain)
         return None
 
-    def ended(self, domain: str) -> bool:
-        """Count a delivery out; return whether a lane that was full has room again."""
+    def ended(self, domain: str, *, was_retry: bool) -> None:
+        """Count a delivery out."""
         lane = self._lanes[domain]
         lane.running -= 1
-        has_room = lane.was_full and len(lane.waiting) < MAX_WAITING // 2
-        if has_room:
-            lane.was_full = False
-        if not lane.waiting and not lane.running:
-            del self._lanes[domain]
-        return has_room
+        lane.running_retries -= was_retry
+        self._running[lane.speed] -= 1
+        self._update(domain, lane)
 
-    def full(self) -> list[str]:
-        """Return the domains that nothing more should be claimed for now."""
-        found = [domain for domain, lane in self._lanes.items() if len(lane.waiting) >= MAX_WAITING]
-        for domain in found:
-            self._lanes[domain].was_full = True
-        return found
+    def full(self, *, retries: bool) -> frozenset[str]:
+        """Return the domains of which nothing more of this kind should be claimed for now."""
+        return frozenset(self._full[retries])
+
+    def hungry(self, count: int) -> list[str]:
+        """Return domains for which more waits in the database, and whose lanes have room for it."""
+        return [self._hungry.popitem(last=False)[0] for _ in range(min(count, len(self._hungry)))]
+
+    def expect_more(self, domain: str) -> None:
+        """Note that some of a domain's entries were fetched, and there may be more."""
+        lane = self._lanes.get(domain)
+        if lane is not None:
+            lane.has_more = True
+            self._update(domain, lane)
+
+    @property
+    def is_hungry(self) -> bool:
+        return bool(self._hungry)
 
     def take_out(self, is_meant: Callable[[Parcel], bool]) -> list[Parcel]:
         """Take those out that have not begun and are meant."""
-        taken: list[Parcel] = []
-        for domain, lane in list(self._lanes.items()):
-            found = [parcel for parcel in lane.waiting if is_meant(parcel)]
-            if found:
-                lane.waiting = deque(parcel for parcel in lane.waiting if not is_meant(parcel))
-                taken += found
-                if not lane.waiting and not lane.running:
-                    del self._lanes[domain]
+        return [parcel for domain in list(self._lanes) for parcel in self.take_out_of(domain, is_meant)]
+
+    def take_out_of(self, domain: str, is_meant: Callable[[Parcel], bool] = lambda _: True) -> list[Parcel]:
+        """The same for one domain."""
+        lane = self._lanes.get(domain)
+        if lane is None:
+            return []
+        taken = [parcel for kind in (lane.first, lane.retries) for parcel in kind if is_meant(parcel)]
+        if taken:
+            lane.first = deque(parcel for parcel in lane.first if not is_meant(parcel))
+            lane.retries = deque(parcel for parcel in lane.retries if not is_meant(parcel))
+            self.waiting -= len(taken)
+            self._update(domain, lane)
         return taken
 
     def empty(self) -> list[Parcel]:
         """Take everything out that has not begun."""
-        waiting = [parcel for lane in self._lanes.values() for parcel in lane.waiting]
-        for lane in self._lanes.values():
-            lane.waiting.clear()
-        return waiting
+        return self.take_out(lambda _: True)
+
+    def _take(self, domain: str) -> list[Parcel]:
+        lane = self._lanes[domain]
+        parcels = lane.take()
+        self.waiting -= len(parcels)
+        self._running[lane.speed] += 1
+        self._update(domain, lane)
+        return parcels
+
+    def _has_room(self, speed: Speed) -> bool:
+        if self.running >= self.max_running:
+            return False
+        if speed is Speed.FAST:
+            return True
+        doubtful = self._running[Speed.SLOW] + self._running[Speed.UNKNOWN]
+        if doubtful >= self.max_running - self.max_running // RESERVE_SHARE:
+            return False
+        return speed is Speed.UNKNOWN or self._running[Speed.SLOW] < max(1, self.max_running // 2)
+
+    def _update(self, domain: str, lane: Lane) -> None:
+        """Bring what is kept beside the lanes up to date with one."""
+        if lane.may_begin:
+            self._ready[lane.speed].setdefault(domain)
+        else:
+            self._ready[lane.speed].pop(domain, None)
+        for retry, kind in ((False, lane.first), (True, lane.retries)):
+            if domain in self._full[retry] and len(kind) < MAX_WAITING // 2:
+                self._full[retry].discard(domain)
+        if lane.has_more and not any(domain in full for full in self._full.values()):
+            lane.has_more = False
+            self._hungry[domain] = None
+        if not lane.waiting and not lane.running:
+            self._ready[lane.speed].pop(domain, None)
+            del self._lanes[domain]

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 
 from django.db import connection
-from django.db.models import Case, Exists, F, OuterRef, Subquery, Value, When
-from django.db.models.functions import Coalesce
 
+from mailflow.locking import lock, marks
 from mailflow.models import Message
 from queue.models import Entry
 
+# SQL of our own, since it runs for every batch: to build it with the ORM takes ten times as long as to carry it out.
+_OF_MESSAGE = "FROM {entry} AS e WHERE e.message_id = {message}.id"
+_IS_OPEN = f"EXISTS (SELECT 1 {_OF_MESSAGE} AND e.status IN ('{Entry.Status.PENDING}', '{Entry.Status.RETRY}'))"
 _WORST_FIRST = (
     (Entry.Status.BOUNCED, Message.Status.BOUNCED),
     (Entry.Status.FAILED, Message.Status.FAILED),
     (Entry.Status.DELIVERED, Message.Status.DELIVERED),
+)
+_TOLD = " ".join(
+    f"WHEN EXISTS (SELECT 1 {_OF_MESSAGE} AND e.status = '{of_entry}') THEN '{told}'" for of_entry, told in _WORST_FIRST
+)
+_REASONS = ", ".join(
+    f"(SELECT e.last_reply {_OF_MESSAGE} AND e.status = '{status}' AND e.last_reply <> '' ORDER BY e.id LIMIT 1)"
+    for status in (Entry.Status.BOUNCED, Entry.Status.FAILED)
+)
+_REFRESH = (
+    "UPDATE {message} SET"  # noqa: S608  (names and words of our own only)
+    f" status = CASE WHEN {_IS_OPEN} THEN '{Message.Status.PROCESSING}' {_TOLD} ELSE status END,"
+    f" error_message = COALESCE({_REASONS}, ''),"
+    f" finished_at = CASE WHEN {_IS_OPEN} THEN NULL ELSE (SELECT max(e.finished_at) {_OF_MESSAGE}) END"
+    " WHERE id IN "
 )
 
 
@@ -28,22 +45,14 @@ def refresh(message_ids: Collection[str]) -> None:
     """
     if not message_ids:
         return
-    messages = Message.objects.filter(pk__in=message_ids)
+    ids = sorted(message_ids)
     if connection.features.has_select_for_update:
-        list(messages.order_by("pk").select_for_update(no_key=True).values_list("pk", flat=True))
-    entries = Entry.objects.filter(message=OuterRef("pk"))
-    is_open = Exists(entries.filter(status__in=Entry.OPEN))
-    last_end = entries.filter(finished_at__isnull=False).order_by("-finished_at").values("finished_at")[:1]
-    reasons = [
-        Subquery(entries.filter(status=status).exclude(last_reply="").order_by("pk").values("last_reply")[:1])
-        for status in (Entry.Status.BOUNCED, Entry.Status.FAILED)
-    ]
-    messages.update(
-        status=Case(
-            When(is_open, then=Value(Message.Status.PROCESSING)),
-            *(When(Exists(entries.filter(status=of_entry)), then=Value(told)) for of_entry, told in _WORST_FIRST),
-            default=F("status"),
-        ),
-        error_message=Coalesce(*reasons, Value("")),
-        finished_at=Case(When(is_open, then=None), default=Subquery(last_end)),
-    )
+        lock(Message, ("id",), f"id IN {marks(ids)}", ids)
+    with connection.cursor() as cursor:
+        cursor.execute(_named(_REFRESH) + marks(ids), ids)
+
+
+@lru_cache(maxsize=4)
+def _named(statement: str) -> str:
+    quoted = connection.ops.quote_name
+    return statement.format(message=quoted(Message._meta.db_table), entry=quoted(Entry._meta.db_table))

@@ -22,7 +22,7 @@ LOCAL = "local"
 def terms(parcel: Parcel) -> Terms:
     """Return what bounds a claimed entry in time."""
     return terms_of(
-        created_at=parcel.created_at,
+        created_at=max(parcel.created_at, parcel.scheduled_at or parcel.created_at),
         expires_at=parcel.expires_at,
         deliver_by_at=parcel.deliver_by_at,
         deliver_by_mode=parcel.deliver_by_mode,
@@ -47,7 +47,7 @@ def due(parcel: Parcel, outcome: Outcome, step: Step, *, ended_at: dt.datetime, 
     """Return the report that is due; `forwarded_to` counts the targets of an alias that stood for the recipient."""
     if step.end is End.BOUNCED:
         return Action.FAILED
-    if step.end is End.RETRY:
+    if step.end in (End.RETRY, End.WAITING):
         return Action.DELAYED if step.tells_delay else None
     if not (parcel.notify or parcel.deliver_by_mode) or parcel.notify == "NEVER":
         return None

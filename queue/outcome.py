@@ -6,6 +6,7 @@ import enum
 import re
 from dataclasses import dataclass
 
+LIST = "list"  # in place of a transport, where the suppression list let no attempt be made
 NOTHING: frozenset[str] = frozenset()
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
 
@@ -22,7 +23,8 @@ class Outcome:
 
     `reply` is the peer's own text, or our words where no reply came; `code` is None then. `next_hop` is
     `host[address]:port` or the mailbox. `tls` names protocol and cipher, empty in clear. `announced`: which of `DSN`
-    and `DELIVERBY` the next hop has: what it has, it answers for (RFC 3461 §5.2.1, RFC 2852 §4.1.4).
+    and `DELIVERBY` the next hop has: what it has, it answers for (RFC 3461 §5.2.1, RFC 2852 §4.1.4). `tls_policy` is
+    the rule that TLS was to obey (`queue.transports.tls`), `is_verified` whether the peer proved to be who it should.
     """
 
     kind: Kind
@@ -33,6 +35,8 @@ class Outcome:
     next_hop: str = ""
     tls: str = ""
     announced: frozenset[str] = NOTHING
+    tls_policy: str = ""
+    is_verified: bool = False
 
     @property
     def is_final(self) -> bool:

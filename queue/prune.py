@@ -10,6 +10,7 @@ import datetime as dt
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -17,12 +18,24 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from accounts.models import TrailEntry
+from accounts.models import TrailEntry, WebhookAttempt, WebhookDelivery
+from accounts.webhooks import outbox
+from mailflow import idempotency, removed
 from mailflow.figures import forget_the_dead
 from mailflow.ids import first_message_id, first_row_id
-from mailflow.models import ContentChunk, Event, FiledMessage, Message
+from mailflow.models import ContentChunk, Event, FiledMessage, IdempotencyKey, Message
 from mailflow.storage import database
-from queue.models import Attempt, Entry
+from queue.models import (
+    Destination,
+    DoubleBounce,
+    MtaStsPolicy,
+    QueueAction,
+    SoftBounce,
+    Suppression,
+    TlsFigure,
+    TlsReport,
+)
+from queue.removal import remove_rows
 
 logger = structlog.get_logger(__name__)
 
@@ -30,6 +43,7 @@ BATCH = 200  # messages in a transaction, or as many as have this many recipient
 BATCH_CHUNKS = 16  # 16 MiB of content in a transaction
 BATCH_ROWS = 500  # events or lines of the trail in a transaction
 ORPHAN_AGE = dt.timedelta(days=1)
+DESTINATION_AGE = dt.timedelta(days=60)
 MAX_RUN_SECONDS = 600.0
 LONGEST_PAUSE = 0.1  # after a step, as long as it took: SQLite's waiting writers poll, and must find the lock free
 WITHOUT_MESSAGE = (Event.Kind.REFUSED, Event.Kind.AUTH_FAILED)  # the kinds of event that no message may have come of
@@ -40,7 +54,18 @@ def run() -> Counter[str]:
     now = timezone.now()
     ends_at = time.monotonic() + MAX_RUN_SECONDS
     removed: Counter[str] = Counter()
-    kinds = {"messages": _messages(now), "chunks": _orphans(now), "refusals": _refusals(now), "trail": _trail(now)}
+    kinds = {
+        "messages": _messages(now),
+        "chunks": _orphans(now),
+        "refusals": _refusals(now),
+        "trail": _trail(now),
+        "idempotency_keys": _idempotency_keys(now),
+        "tls": _tls(now),
+        "bounces": _bounces(now),
+        "actions": _actions(now),
+        "destinations": _destinations(now),
+        "webhook_deliveries": _webhook_deliveries(now),
+    }
     while kinds and time.monotonic() < ends_at:
         for name, steps in list(kinds.items()):
             began = time.monotonic()
@@ -62,10 +87,7 @@ def _messages(now: dt.datetime) -> Iterator[int]:
     """
     for batch in _ended(now):
         with transaction.atomic():
-            Attempt.objects.filter(entry__message_id__in=batch).delete()
-            Entry.objects.filter(message_id__in=batch).delete()
-            Event.objects.filter(message_id__in=batch).exclude(message_id="").delete()  # as its partial index has it
-            Message.objects.filter(pk__in=batch).delete()
+            remove_rows(batch)
         yield len(batch)
         for _ in _remove_chunks(ContentChunk.objects.filter(message_id__in=batch)):
             yield 0
@@ -127,10 +149,76 @@ def _refusals(now: dt.datetime) -> Iterator[int]:
     for kind in WITHOUT_MESSAGE:
         old = Event.objects.filter(kind=kind, message_id="", id__lt=before).order_by("id").values_list("pk", flat=True)
         while ids := list(old[:BATCH_ROWS]):
-            yield Event.objects.filter(pk__in=ids).delete()[0]
+            with transaction.atomic():
+                removed.note_refusals(ids)
+                count = Event.objects.filter(pk__in=ids).delete()[0]
+            yield count
+
+
+def _destinations(now: dt.datetime) -> Iterator[int]:
+    """Remove what was learned of domains that nobody wrote to for a while, where people have set nothing."""
+    old = Destination.objects.filter(
+        used_at__lt=now - DESTINATION_AGE, max_connections=None, per_minute=None, note=""
+    ).order_by("used_at")
+    while names := list(old.values_list("pk", flat=True)[:BATCH_ROWS]):
+        yield old.order_by().filter(pk__in=names).delete()[0]
 
 
 def _trail(now: dt.datetime) -> Iterator[int]:
     old = TrailEntry.objects.filter(created_at__lt=now - dt.timedelta(days=settings.TRAIL_KEEP_DAYS))
     while ids := list(old.order_by("created_at").values_list("pk", flat=True)[:BATCH_ROWS]):
         yield TrailEntry.objects.filter(pk__in=ids).delete()[0]
+
+
+def _idempotency_keys(now: dt.datetime) -> Iterator[int]:
+    old = IdempotencyKey.objects.filter(created_at__lt=now - idempotency.KEPT)
+    while ids := list(old.order_by("created_at").values_list("pk", flat=True)[:BATCH_ROWS]):
+        yield IdempotencyKey.objects.filter(pk__in=ids).delete()[0]
+
+
+def _tls(now: dt.datetime) -> Iterator[int]:
+    """Remove figures and reports past MESSAGE_KEEP_DAYS, and policies that expired before that."""
+    before = now - dt.timedelta(days=settings.MESSAGE_KEEP_DAYS)
+    for old in (
+        TlsFigure.objects.filter(day__lt=before.date()),
+        TlsReport.objects.filter(day__lt=before.date()),
+        MtaStsPolicy.objects.filter(expires_at__lt=before),
+    ):
+        while ids := list(old.order_by("pk").values_list("pk", flat=True)[:BATCH_ROWS]):
+            yield old.model.objects.filter(pk__in=ids).delete()[0]
+
+
+def _bounces(now: dt.datetime) -> Iterator[int]:
+    """Remove what is counted no more, what the postmaster was told of, and rows that keep nothing back any more."""
+    kept = now - dt.timedelta(days=settings.MESSAGE_KEEP_DAYS)
+    window = now - dt.timedelta(seconds=settings.SUPPRESSION_SOFT_WINDOW_SECONDS)
+    yield from _of_age(SoftBounce.objects.filter(id__lt=first_row_id(window), created_at__lt=window))
+    yield from _of_age(DoubleBounce.objects.filter(id__lt=first_row_id(kept), told_at__lt=kept))
+    yield from _of_age(DoubleBounce.objects.filter(id__lt=first_row_id(kept), told_at__isnull=True))
+    yield from _of_age(Suppression.objects.filter(expires_at__lt=kept))
+
+
+def _of_age(rows: QuerySet[Any]) -> Iterator[int]:
+    while ids := list(rows.order_by("pk").values_list("pk", flat=True)[:BATCH_ROWS]):
+        yield rows.model._default_manager.filter(pk__in=ids).delete()[0]
+
+
+def _actions(now: dt.datetime) -> Iterator[int]:
+    """Remove the records of actions in bulk that ended as long ago as lines of the trail; ids have the time in them."""
+    before = first_row_id(now - dt.timedelta(days=settings.TRAIL_KEEP_DAYS))
+    old = QueueAction.objects.filter(pk__lt=before, finished_at__isnull=False).order_by("pk")
+    while ids := list(old.values_list("pk", flat=True)[:BATCH_ROWS]):
+        yield QueueAction.objects.filter(pk__in=ids).delete()[0]
+
+
+def _webhook_deliveries(now: dt.datetime) -> Iterator[int]:
+    """Remove deliveries past WEBHOOK_KEEP_DAYS, whatever became of them: all attempts are over, or the endpoint is off.
+
+    Those of endpoints that were deleted go here too. A replay makes an old one no younger.
+    """
+    old = WebhookDelivery.objects.filter(pk__lt=outbox.first_id(now - dt.timedelta(days=settings.WEBHOOK_KEEP_DAYS)))
+    while ids := list(old.order_by("pk").values_list("pk", flat=True)[:BATCH_ROWS]):
+        with transaction.atomic():
+            WebhookAttempt.objects.filter(delivery__in=ids).delete()
+            count, _ = WebhookDelivery.objects.filter(pk__in=ids).delete()
+        yield count

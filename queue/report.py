@@ -15,6 +15,7 @@ from mailflow.errors import Refused
 from mailflow.models import Event, Message
 from mailflow.smtp.envelope import Envelope, Recipient
 from mailflow.spool.accepted import Origin
+from queue import double_bounces
 from queue.claim import Parcel
 from queue.dsn import compose
 from queue.dsn_facts import Action, DsnFacts, RecipientFacts
@@ -43,6 +44,11 @@ class Case:
     is_expired: bool = False
 
 
+def is_test(parcel: Parcel) -> bool:
+    """Whether mail that comes of this mail is a test too: it stays in the sandbox, whatever the settings say by now."""
+    return parcel.is_test or (parcel.is_sandbox and settings.DELIVERY_MODE != "sandbox")
+
+
 def send(message: Message, action: Action, cases: Sequence[Case], *, original: bytes, now: dt.datetime) -> list[int]:
     """Accept one DSN for the cases of a message in the caller's transaction; return its queue entries' ids.
 
@@ -53,15 +59,29 @@ def send(message: Message, action: Action, cases: Sequence[Case], *, original: b
     wanted = [case for case in cases if is_wanted(action, case.parcel.notify)]
     silence = _reason_for_silence(message, wanted)
     if silence:
-        events.record([_event(message, Event.Kind.DSN_WITHHELD, f"No {noun} was sent{_about(cases)}: {silence}.")])
+        if action is Action.FAILED and not message.reverse_path and not any(is_test(case.parcel) for case in cases):
+            silence += _told_to_the_postmaster(message, cases, original=original, now=now)
+        words = f"No {noun} was sent{_about(cases)}: {silence}."
+        events.record([_event(message, Event.Kind.DSN_WITHHELD, words, now)])
         return []
     facts = _facts(message, action, wanted, original=original, now=now)
     recipient = Recipient(parse_address(message.reverse_path), notify="NEVER")
     is_utf8 = facts.needs_smtputf8
     submission = receiver.Submission(
         source=Message.Source.DSN.value,
-        envelope=Envelope(None, [recipient], body_type="8BITMIME" if is_utf8 else "", is_smtputf8=is_utf8),
-        origin=Origin(protocol="INTERNAL", trace_id=message.trace_id, organization_id=message.organization_id),
+        envelope=Envelope(
+            None,
+            [recipient],
+            body_type="8BITMIME" if is_utf8 else "",
+            is_smtputf8=is_utf8,
+            requires_tls=message.requires_tls,
+        ),
+        origin=Origin(
+            protocol="INTERNAL",
+            trace_id=message.trace_id,
+            organization_id=message.organization_id,
+            is_test=any(is_test(case.parcel) for case in wanted),
+        ),
         content=compose(facts),
     )
     try:
@@ -69,11 +89,23 @@ def send(message: Message, action: Action, cases: Sequence[Case], *, original: b
     except Refused as refusal:
         logger.error("queue.report_refused", message_id=message.pk, cause=refusal.reason)
         words = f"The {noun}{_about(wanted)} could not be sent: {refusal.reason}."
-        events.record([_event(message, Event.Kind.DSN_WITHHELD, words)])
+        events.record([_event(message, Event.Kind.DSN_WITHHELD, words, now)])
         return []
     words = f"A {noun}{_about(wanted)} goes to the sender <{message.reverse_path}>."
-    events.record([_event(message, Event.Kind.DSN_SENT, words)])
+    events.record([_event(message, Event.Kind.DSN_SENT, words, now)])
     return entry_ids
+
+
+def _told_to_the_postmaster(message: Message, cases: Sequence[Case], *, original: bytes, now: dt.datetime) -> str:
+    """RFC 3461 §5.2: the postmaster hears of what cannot be reported, whatever NOTIFY says; never of such a report."""
+    words = "\n".join(f"{case.parcel.recipient}: {_answer(case.outcome)}" for case in cases[:MAX_NAMED])
+    if double_bounces.note(message, words, head=original, now=now):
+        return "; the postmaster will be told of it"
+    return ", and there is no postmaster to tell" if not double_bounces.is_report(original) else ""
+
+
+def _answer(outcome: Outcome) -> str:
+    return f"{outcome.code} {outcome.reply}" if outcome.code is not None else outcome.reply
 
 
 def _facts(message: Message, action: Action, cases: Sequence[Case], *, original: bytes, now: dt.datetime) -> DsnFacts:
@@ -89,7 +121,8 @@ def _facts(message: Message, action: Action, cases: Sequence[Case], *, original:
         subject=message.subject,
         internet_message_id=message.internet_message_id,
         envelope_id=message.envelope_id,
-        dsn_return=message.dsn_return if message.size_octets <= len(original) else "HDRS",
+        # RFC 8689 §5: of a message that requires TLS the header alone comes back, whatever RET said.
+        dsn_return=message.dsn_return if message.size_octets <= len(original) and not message.requires_tls else "HDRS",
         is_smtputf8=message.is_smtputf8,
         deliver_by_at=cases[0].parcel.deliver_by_at,
     )
@@ -128,5 +161,7 @@ def _reason_for_silence(message: Message, wanted: Sequence[Case]) -> str:
     return ""
 
 
-def _event(message: Message, kind: Event.Kind, summary: str) -> events.NewEvent:
-    return events.NewEvent(kind=kind.value, summary=summary, message_id=message.pk, trace_id=message.trace_id)
+def _event(message: Message, kind: Event.Kind, summary: str, at: dt.datetime) -> events.NewEvent:
+    return events.NewEvent(
+        kind=kind.value, summary=summary, message_id=message.pk, trace_id=message.trace_id, created_at=at
+    )

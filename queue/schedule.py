@@ -22,6 +22,7 @@ class End(enum.StrEnum):
 
     DELIVERED = "delivered"
     RETRY = "retry"
+    WAITING = "waiting"  # for the host of its domain, which comes when it likes
     BOUNCED = "bounced"
 
 
@@ -44,7 +45,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`next_attempt_at` only for a retry: when the entry is looked at next.
+    """`next_attempt_at` only where it goes on and is not on hold: when the entry is looked at next.
 
     `retry_at` is the time of its next attempt, where that comes later. `reason` says in words why a deferred entry
     ended, or when it goes on. `is_expired`: the time allowed ended it. `tells_delay`: its sender is to hear of it now.
@@ -113,20 +114,67 @@ def next_step(
     if at > terms.expires_at:
         reason = f"the next attempt would come after {terms.expires_at:%Y-%m-%d %H:%M} UTC, its last hour"
         return Step(End.BOUNCED, None, reason, is_expired=True)
-    return _wait(at, f"attempt {attempts + 1} of {max_attempts} follows at {at:%H:%M:%S} UTC", now, terms)
+    return _wait(at, f"attempt {attempts + 1} of {max_attempts} follows at {_spoken(at, now)}", now, terms)
 
 
 def woken(*, retry_at: dt.datetime | None, attempts: int, max_attempts: int, now: dt.datetime, terms: Terms) -> Step:
     """Judge an entry that was woken without an attempt: ended at its deadline, or set back to wait for its retry."""
     if terms.is_over(now):
         return _over(terms)
+    if terms.expires_at <= now:
+        reason = f"no attempt could be made before {terms.expires_at:%Y-%m-%d %H:%M} UTC, its last hour"
+        return Step(End.BOUNCED, None, reason, is_expired=True)
     at = max(retry_at or now, now)
-    return _wait(at, f"attempt {attempts + 1} of {max_attempts} follows at {at:%H:%M:%S} UTC", now, terms)
+    return _wait(at, f"attempt {attempts + 1} of {max_attempts} follows at {_spoken(at, now)}", now, terms)
+
+
+def wait(at: dt.datetime, now: dt.datetime, terms: Terms) -> tuple[dt.datetime, dt.datetime | None]:
+    """Return `next_attempt_at` and `retry_at` of an entry that a person lets wait for an attempt.
+
+    What should have come before, while it was on hold or waited for something else, comes now.
+    """
+    wakes = [terms.delay_notice_at] if terms.delay_notice_at is not None else []
+    if terms.deliver_by_at is not None and (terms.is_returned or terms.deliver_by_at > now):
+        wakes.append(terms.deliver_by_at)
+    due_at = max(now, min([at, *wakes]))
+    return due_at, at if at > due_at else None
+
+
+def waits(*, now: dt.datetime, terms: Terms, retry_at: dt.datetime | None = None) -> Step:
+    """Judge an entry whose host comes for it when it likes (RFC 2645, RFC 1985): it waits, and is woken at its end.
+
+    `retry_at` of the step is its end: by that it is told from one that an attempt was asked for. `retry_at` before the
+    end is such an attempt, which a wake does not cost it. Attempts are not counted against it: they are made when the
+    host asks, which may be every few minutes.
+    """
+    if terms.is_over(now):
+        return _over(terms)
+    if terms.expires_at <= now:
+        reason = f"its host did not take it before {terms.expires_at:%Y-%m-%d %H:%M} UTC, its last hour"
+        return Step(End.BOUNCED, None, reason, is_expired=True)
+    if retry_at is not None and now < retry_at < terms.expires_at:
+        step = _wait(retry_at, f"an attempt was asked for at {_spoken(retry_at, now)}", now, terms)
+        return replace(step, end=End.WAITING)
+    until = f"{terms.expires_at:%Y-%m-%d %H:%M} UTC"
+    step = _wait(
+        terms.expires_at, f"it waits for its host to come or to ask for it (ATRN, ETRN), until {until}", now, terms
+    )
+    return replace(step, end=End.WAITING, retry_at=terms.expires_at)
 
 
 def needs_no_attempt(*, retry_at: dt.datetime | None, now: dt.datetime, terms: Terms) -> bool:
     """Whether a claimed entry was only woken: it is too late for an attempt (mode R), or too early for the next."""
     return terms.is_over(now) or (retry_at is not None and retry_at > now)
+
+
+def put_off(until: dt.datetime, *, now: dt.datetime, terms: Terms) -> Step:
+    """Let an entry wait that may not go yet, and wake before that where its time ends or its sender is to be told."""
+    return _wait(until, f"it may go at {until:%Y-%m-%d %H:%M} UTC", now, terms)
+
+
+def _spoken(at: dt.datetime, now: dt.datetime) -> str:
+    """Write a time as people read it: with its day where that is another."""
+    return f"{at:%H:%M:%S} UTC" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _over(terms: Terms) -> Step:
@@ -142,5 +190,6 @@ def _wait(at: dt.datetime, reason: str, now: dt.datetime, terms: Terms) -> Step:
         step = replace(step, tells_delay=True)
         if terms.delay_notice_at == terms.deliver_by_at:
             step = replace(step, reason=f"the time that the sender set (BY) has passed; {reason}")
-    wakes = [wake for wake in (terms.deliver_by_at, terms.delay_notice_at) if wake is not None and now < wake < at]
+    times = (terms.deliver_by_at, terms.delay_notice_at, terms.expires_at)
+    wakes = [wake for wake in times if wake is not None and now < wake < at]
     return replace(step, next_attempt_at=min(wakes), retry_at=at) if wakes else step

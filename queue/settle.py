@@ -6,103 +6,44 @@ An entry that was woken without an attempt, at a deadline or since its sender is
 from __future__ import annotations
 
 import datetime as dt
-import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
-from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
 
 from mailflow import content, events, receiver
 from mailflow.errors import Refused
 from mailflow.ids import new_row_id
-from mailflow.mailboxes import NewFiling, file_copies
+from mailflow.locking import lock, marks
+from mailflow.mailboxes import discard_copies, file_copies
 from mailflow.models import Event, Message
-from mailflow.smtp.envelope import Envelope
-from mailflow.spool.accepted import Origin
-from mailflow.spool.insert import bulk_insert
+from mailflow.spool.insert import bulk_insert, without_waiting
 from mailflow.storage.base import CopyMissing
-from queue import message_status, notices, report
+from queue import bounce_class, message_status, report, returns, suppress, webhook_notices
 from queue.claim import Parcel
 from queue.dsn_facts import Action
 from queue.models import Attempt, Entry
 from queue.outcome import Kind, Outcome, deferred, failed
 from queue.report import Case
-from queue.schedule import DELIVERED, End, Step, next_step, woken
+from queue.results import Forward, Result
+from queue.schedule import End
+from queue.settled import OPEN_ENDS, Settled, event_of, is_news, judged, last_reply_of, put_on_hold, status_of
+from queue.simulation import clock, feedback
 
 logger = structlog.get_logger(__name__)
 
-MAX_FORWARDED_OCTETS = 8 << 20
 
 _ATTEMPT_FIELDS = (
-    "id", "entry_id", "number", "started_at", "ended_at", "outcome", "transport", "next_hop", "tls", "code",
-    "enhanced_code", "reply", "worker",
+    "id", "entry_id", "number", "started_at", "ended_at", "outcome", "transport", "next_hop", "tls", "tls_policy",
+    "is_verified", "code", "enhanced_code", "reply", "worker",
 )  # fmt: skip
 _UPDATE = (
     "UPDATE {table} SET status = %s, next_attempt_at = %s, retry_at = %s, delay_told_at = %s, attempts = %s,"
-    " lease = '', last_reply = %s, finished_at = %s WHERE id = %s"
+    " lease = '', claims = 0, last_reply = %s, finished_at = %s, waits_for_host = %s WHERE id = %s"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """Mail that takes the place of a recipient that is an alias; its content is read when it is handed in."""
-
-    envelope: Envelope
-    origin: Origin
-    top: bytes  # trace field put above the content
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The end of one attempt. `filing`: the copy that still needs its place; `forward`: the mail that replaces it.
-
-    Where no attempt was made, `outcome` is that of the last one, and `attempted_at` its time, if there was one.
-    """
-
-    parcel: Parcel
-    outcome: Outcome
-    started_at: dt.datetime
-    ended_at: dt.datetime
-    filing: NewFiling | None = None
-    forward: Forward | None = None
-    is_attempt: bool = True
-    attempted_at: dt.datetime | None = None
-
-
-def without_attempt(parcel: Parcel, now: dt.datetime) -> Result:
-    """Return the result of an entry that was only woken; what its last attempt said is looked up when it is settled."""
-    never = deferred("No attempt could be made in time.", transport="local")
-    return Result(parcel, never, now, now, is_attempt=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Settled:
-    result: Result
-    step: Step
-    attempts: int
-    notice: Action | None = None
-
-    @property
-    def parcel(self) -> Parcel:
-        return self.result.parcel
-
-    @property
-    def outcome(self) -> Outcome:
-        return self.result.outcome
-
-
-def batch_length(results: Sequence[Result]) -> int:
-    """Return how many of the first results one transaction may take: forwards carry their whole content into it."""
-    octets = 0
-    for count, result in enumerate(results):
-        octets += result.parcel.size_octets if result.forward is not None else 0
-        if count and octets > MAX_FORWARDED_OCTETS:
-            return count
-    return len(results)
 
 
 def settle(results: Sequence[Result], *, worker: str) -> list[int]:
@@ -112,23 +53,54 @@ def settle(results: Sequence[Result], *, worker: str) -> list[int]:
     written down even if the lease ran out meanwhile, for that saves a duplicate.
     """
     with transaction.atomic():
-        filed = _file(results)
-        mine = _recall(_still_ours(filed, worker))
-        forwarded, new_ids = _forward(mine)
+        filed = _file(_by_their_clocks(results))
+        mine, held = _still_ours(filed, worker)
+        forwarded, new_ids = _forward(_recall(mine))
         now = timezone.now()
-        settled = [_judge(result, now) for result in forwarded]
-        _update_entries(settled, now)
-        _insert_attempts(settled, worker)
-        events.record(_event(item, worker) for item in settled)
+        settled = [put_on_hold(item) if item.parcel.entry_id in held else item for item in judged(forwarded, now)]
+        with without_waiting():
+            _update_entries(settled, now)
+            _insert_attempts(settled, worker)
+            events.record(event_of(item, worker) for item in settled if is_news(item))
+        _tell_webhooks(settled)
         new_ids += _send_reports(settled, now)
-        message_status.refresh({item.parcel.message_id for item in settled})
+        suppress.count_hits([item.result.hit for item in settled if item.result.hit is not None], now)
+        _learn(settled, now)
+        returned = returns.obey([item.returned for item in settled if item.returned is not None], now)
+        new_ids += _simulated_answers(settled)
+        message_status.refresh({item.parcel.message_id for item in settled} | returned)
     return new_ids
+
+
+def _by_their_clocks(results: Sequence[Result]) -> Sequence[Result]:
+    """Put the attempts of sandbox entries at the times that the sandbox's clock showed.
+
+    One that was set back since the claim counts as it is now, and stands until the commit: nothing is set to wait for
+    a time that will not come. One that was moved on leaves them where they were.
+    """
+    if not any(result.parcel.ahead for result in results):
+        return results
+    ahead = clock.held_ahead()
+    return [_shifted(result, min(result.parcel.ahead, ahead)) if result.parcel.ahead else result for result in results]
+
+
+def _shifted(result: Result, ahead: dt.timedelta) -> Result:
+    return replace(
+        result,
+        parcel=replace(result.parcel, ahead=ahead),
+        started_at=result.started_at + ahead,
+        ended_at=result.ended_at + ahead,
+    )
 
 
 def _file(results: Sequence[Result]) -> list[Result]:
     """Give copies their UIDs; an account that is gone meanwhile turns the delivery into a failure."""
     filings = [result.filing for result in results if result.filing is not None]
-    answers = iter(file_copies(filings))
+    filed = file_copies(filings)
+    homeless = [filing for filing, answer in zip(filings, filed, strict=True) if answer is None]
+    if homeless:
+        transaction.on_commit(lambda: discard_copies(homeless), robust=True)
+    answers = iter(filed)
     return [
         result
         if result.filing is None or next(answers) is not None
@@ -139,27 +111,33 @@ def _file(results: Sequence[Result]) -> list[Result]:
     ]
 
 
-def _still_ours(results: Sequence[Result], worker: str) -> list[Result]:
+def _still_ours(results: Sequence[Result], worker: str) -> tuple[list[Result], set[int]]:
+    """Return the results that count, and the entries that a person put on hold meanwhile."""
     entry_ids = [result.parcel.entry_id for result in results]
-    locked = Entry.objects.filter(pk__in=entry_ids, status__in=Entry.OPEN).order_by("pk").select_for_update(no_key=True)
-    leases = dict(locked.values_list("pk", "lease"))
-    return [
+    if not entry_ids:
+        return [], set()
+    statuses = [status.value for status in Entry.OPEN]
+    condition = f"id IN {marks(entry_ids)} AND status IN {marks(statuses)}"
+    rows = lock(Entry, ("id", "lease", "held_at"), condition, [*entry_ids, *statuses])
+    leases = {pk: lease for pk, lease, _ in rows}
+    mine = [
         result
         for result in results
         if result.parcel.entry_id in leases
         and (leases[result.parcel.entry_id] == worker or result.outcome.kind is Kind.DELIVERED)
     ]
+    return mine, {pk for pk, _, held_at in rows if held_at is not None}
 
 
 def _recall(results: Sequence[Result]) -> Sequence[Result]:
     """Give the results without an attempt the outcome of the last one, which is what there is to tell."""
-    entry_ids = [result.parcel.entry_id for result in results if not result.is_attempt]
+    entry_ids = [result.parcel.entry_id for result in results if not result.is_attempt and result.hit is None]
     if not entry_ids:
         return results
     last = {attempt.entry_id: attempt for attempt in Attempt.objects.filter(entry__in=entry_ids).order_by("number")}
     return [
         result
-        if result.is_attempt or (attempt := last.get(result.parcel.entry_id)) is None
+        if result.is_attempt or result.hit is not None or (attempt := last.get(result.parcel.entry_id)) is None
         else replace(result, outcome=_outcome_of(attempt), attempted_at=attempt.ended_at)
         for result in results
     ]
@@ -174,11 +152,16 @@ def _outcome_of(attempt: Attempt) -> Outcome:
         attempt.enhanced_code,
         attempt.next_hop,
         attempt.tls,
+        tls_policy=attempt.tls_policy,
+        is_verified=attempt.is_verified,
     )
 
 
 def _forward(results: Sequence[Result]) -> tuple[list[Result], list[int]]:
-    """Hand forwarded mail in by the front door, in this transaction; what the door refuses is a failure."""
+    """Hand forwarded mail in by the front door, in this transaction; what the door refuses is a failure.
+
+    What was the sandbox's stays there.
+    """
     settled, new_ids = [], []
     for result in results:
         if result.forward is not None:
@@ -198,59 +181,27 @@ def _submission(parcel: Parcel, forward: Forward) -> receiver.Submission:
     return receiver.Submission(
         source=Message.Source.FORWARD.value,
         envelope=forward.envelope,
-        origin=forward.origin,
+        origin=replace(forward.origin, is_test=report.is_test(parcel)),
         content=forward.top + content.read(parcel.message_id),
     )
 
 
-def _judge(result: Result, now: dt.datetime) -> _Settled:
-    parcel = result.parcel
-    attempts = parcel.attempts + result.is_attempt
-    step = DELIVERED if result.outcome.kind is Kind.DELIVERED else _step(result, attempts, now)
-    targets = len(result.forward.envelope.recipients) if result.forward is not None else 0
-    notice = notices.due(parcel, result.outcome, step, ended_at=result.ended_at, forwarded_to=targets)
-    return _Settled(result, step, attempts, notice)
-
-
-def _step(result: Result, attempts: int, now: dt.datetime) -> Step:
-    parcel = result.parcel
-    terms = notices.terms(parcel)
-    if not result.is_attempt:
-        most = parcel.max_attempts
-        return woken(retry_at=parcel.retry_at, attempts=attempts, max_attempts=most, now=now, terms=terms)
-    return next_step(
-        result.outcome,
-        attempts=attempts,
-        max_attempts=parcel.max_attempts,
-        now=now,
-        terms=terms,
-        delays=settings.RETRY_SCHEDULE,
-        fraction=random.random(),  # noqa: S311  (spreads load, keeps no secret)
-    )
-
-
-_STATUS = {
-    End.DELIVERED: Entry.Status.DELIVERED.value,
-    End.RETRY: Entry.Status.RETRY.value,
-    End.BOUNCED: Entry.Status.BOUNCED.value,
-}
-
-
-def _update_entries(settled: Sequence[_Settled], now: dt.datetime) -> None:
+def _update_entries(settled: Sequence[Settled], now: dt.datetime) -> None:
     adapt = connection.ops.adapt_datetimefield_value
-    ended_at = adapt(now)
     rows = [
         (
-            _STATUS[item.step.end],
+            status_of(item),
             adapt(item.step.next_attempt_at) if item.step.next_attempt_at else None,
             adapt(item.step.retry_at) if item.step.retry_at else None,
             ended_at if item.step.tells_delay else _told_at(item.parcel),
             item.attempts,
-            events.clean_text(_last_reply(item)),
-            None if item.step.end is End.RETRY else ended_at,
+            events.clean_text(last_reply_of(item)),
+            None if item.step.end in OPEN_ENDS else ended_at,
+            item.step.end is End.WAITING,
             item.parcel.entry_id,
         )
         for item in settled
+        for ended_at in [adapt(now + item.parcel.ahead)]
     ]
     if rows:
         with connection.cursor() as cursor:
@@ -261,15 +212,7 @@ def _told_at(parcel: Parcel) -> str | None:
     return connection.ops.adapt_datetimefield_value(parcel.delay_told_at) if parcel.delay_told_at else None
 
 
-def _last_reply(item: _Settled) -> str:
-    """Return what people are shown as the reason: an end at the deadline, and not just the last attempt's words."""
-    result = item.result
-    if result.is_attempt or item.step.end is End.RETRY:
-        return result.outcome.reply if result.is_attempt or result.attempted_at else ""
-    return f"The time that the sender allowed (BY) is over. {result.outcome.reply}"
-
-
-def _insert_attempts(settled: Sequence[_Settled], worker: str) -> None:
+def _insert_attempts(settled: Sequence[Settled], worker: str) -> None:
     rows = [
         (
             new_row_id(),
@@ -281,6 +224,8 @@ def _insert_attempts(settled: Sequence[_Settled], worker: str) -> None:
             item.outcome.transport,
             events.clean_text(item.outcome.next_hop, 300),
             item.outcome.tls[:60],
+            item.outcome.tls_policy[:20],
+            item.outcome.is_verified,
             item.outcome.code,
             item.outcome.enhanced_code[:12],
             events.clean_text(item.outcome.reply),
@@ -292,50 +237,49 @@ def _insert_attempts(settled: Sequence[_Settled], worker: str) -> None:
     bulk_insert(Attempt, _ATTEMPT_FIELDS, rows)
 
 
-def _event(item: _Settled, worker: str) -> events.NewEvent:
-    parcel, outcome, step = item.parcel, item.outcome, item.step
-    hop = f" by {outcome.next_hop}" if outcome.next_hop else ""
-    passed_on = notices.passed_on(parcel, outcome)
-    match step.end:
-        case End.RETRY if not item.result.is_attempt:
-            kind, summary = Event.Kind.DEFERRED, f"{parcel.recipient}: not delivered so far; {step.reason}."
-        case End.BOUNCED if not item.result.is_attempt:
-            kind, summary = Event.Kind.BOUNCED, f"{parcel.recipient}: given up without another attempt; {step.reason}."
-        case End.DELIVERED if item.result.forward is not None:
-            kind, summary = Event.Kind.FORWARDED, outcome.reply
-        case End.DELIVERED if outcome.transport == "sandbox":
-            kind, summary = Event.Kind.CAPTURED, f"For {parcel.recipient}: {outcome.reply}."
-        case End.DELIVERED:
-            kind, summary = (
-                Event.Kind.DELIVERED,
-                f"{parcel.recipient}: taken{hop}{passed_on} at attempt {item.attempts}.",
-            )
-        case End.RETRY:
-            kind, summary = (
-                Event.Kind.DEFERRED,
-                f"{parcel.recipient}: attempt {item.attempts} deferred{hop}; {step.reason}.",
-            )
-        case End.BOUNCED:
-            kind, summary = (
-                Event.Kind.BOUNCED,
-                f"{parcel.recipient}: given up after attempt {item.attempts}{hop}; {step.reason}.",
-            )
-    return events.NewEvent(
-        kind=kind.value,
-        summary=summary,
-        message_id=parcel.message_id,
-        entry_id=parcel.entry_id,
-        recipient=parcel.recipient,
-        reply=" ".join(filter(None, [str(outcome.code or ""), outcome.reply])),
-        actor=worker,
-        trace_id=parcel.trace_id,
-        created_at=item.result.ended_at,
+def _learn(settled: Iterable[Settled], now: dt.datetime) -> None:
+    """Put on the suppression list who is gone by the word of another host, and say so on the message."""
+    evidence = [
+        suppress.Evidence(
+            item.parcel.entry_id,
+            item.parcel.message_id,
+            item.parcel.recipient,
+            item.parcel.organization_id,
+            bounce_class.weigh(item.outcome.enhanced_code, item.outcome.reply, code=str(item.outcome.code)),
+            f"{item.outcome.code} {item.outcome.reply}",
+            trace_id=item.parcel.trace_id,
+        )
+        for item in settled
+        if item.step.end is End.BOUNCED and item.result.is_attempt and suppress.learns_from(item.parcel, item.outcome)
+    ]
+    events.record(
+        events.NewEvent(
+            kind=Event.Kind.CHANGED.value,
+            summary=f"{added.told}.",
+            rule="suppression.added",
+            message_id=added.evidence.message_id,
+            entry_id=added.evidence.entry_id,
+            recipient=added.evidence.recipient,
+            trace_id=added.evidence.trace_id,
+        )
+        for added in suppress.learn(evidence, now)
     )
 
 
-def _send_reports(settled: Iterable[_Settled], now: dt.datetime) -> list[int]:
+def _tell_webhooks(settled: Iterable[Settled]) -> None:
+    if webhook_notices.is_wanted():
+        webhook_notices.tell([_ended(item) for item in settled if item.step.end not in OPEN_ENDS])
+
+
+def _ended(item: Settled) -> webhook_notices.Ended:
+    words = " ".join(filter(None, [str(item.outcome.code or ""), last_reply_of(item)]))
+    reason = "" if item.step.end is End.DELIVERED else events.clean_text(words, 1000) or "Given up."
+    return webhook_notices.Ended(item.parcel.message_id, item.parcel.recipient, item.result.ended_at, reason)
+
+
+def _send_reports(settled: Iterable[Settled], now: dt.datetime) -> list[int]:
     """Send the senders their DSNs, one for each message and action (RFC 3464, RFC 3461 §5.2.8); return the new ids."""
-    told: defaultdict[tuple[str, Action], list[_Settled]] = defaultdict(list)
+    told: defaultdict[tuple[str, Action], list[Settled]] = defaultdict(list)
     for item in settled:
         if item.notice is not None:
             told[item.parcel.message_id, item.notice].append(item)
@@ -345,12 +289,20 @@ def _send_reports(settled: Iterable[_Settled], now: dt.datetime) -> list[int]:
     new_ids: list[int] = []
     for (message_id, action), items in told.items():
         original = content.read_head(message_id)
-        cases = [_case(item, now) for item in items]
-        new_ids += report.send(messages[message_id], action, cases, original=original, now=now)
+        at = now + max(item.parcel.ahead for item in items)
+        cases = [_case(item, at) for item in items]
+        new_ids += report.send(messages[message_id], action, cases, original=original, now=at)
     return new_ids
 
 
-def _case(item: _Settled, now: dt.datetime) -> Case:
+def _simulated_answers(settled: Iterable[Settled]) -> list[int]:
+    """Take in what the simulated internet has to say of what it was sent."""
+    due = [item for item in settled if item.parcel.is_sandbox and feedback.is_due(item.parcel, item.outcome)]
+    deliveries = [(item.parcel, item.outcome, item.result.ended_at) for item in due]
+    return feedback.hand_in(deliveries, is_test=[report.is_test(item.parcel) for item in due]) if due else []
+
+
+def _case(item: Settled, now: dt.datetime) -> Case:
     """The sender's deadline in mode N is what a delay report tells of, once it has passed (RFC 2852 §4.1.3)."""
     result, parcel = item.result, item.parcel
     is_late = (

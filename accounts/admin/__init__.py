@@ -1,5 +1,5 @@
 """Admin pages; Django finds them here."""
 
-from accounts.admin import keys, organizations, trail, users
+from accounts.admin import dkim, domains, keys, odmr, organizations, plans, trail, users, webhooks
 
-__all__ = ["keys", "organizations", "trail", "users"]
+__all__ = ["dkim", "domains", "keys", "odmr", "organizations", "plans", "trail", "users", "webhooks"]

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from django.contrib import admin
 from django.contrib.admin.utils import quote
 from django.core.paginator import Paginator
-from django.db.models import QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -109,10 +111,22 @@ def badge(description: str, colours: dict[str, str], *, ordering: str | None = N
     return decorate
 
 
+def count_of(related: QuerySet[Any], field: str) -> Coalesce:
+    """Count related rows per row shown; joins of two such counts in one query would multiply each other."""
+    counted = related.filter(**{field: OuterRef("pk")}).order_by().values(field).annotate(number=Count("pk"))
+    return Coalesce(Subquery(counted.values("number")), 0)
+
+
 def shorten(text: str, limit: int = SHORT) -> str:
     """Return one line of the text, cut to `limit`, without marks that turn the direction of writing."""
     line = " ".join(_DIRECTION_MARKS.sub("", text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def moment(at: dt.datetime, *, is_simulated: bool) -> SafeString | str:
+    """Return a time as the lists have it, and whether it is the sandbox's."""
+    text = date_format(timezone.localtime(at), "DATETIME_FORMAT")
+    return format_html("{}<br><small>simulated time</small>", text) if is_simulated else text
 
 
 def link(viewname: str, pk: int | str, *, text: str) -> SafeString:

@@ -9,6 +9,7 @@ from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
@@ -42,7 +43,8 @@ class GroupAdmin(_Group, Admin):
 
 @admin.register(User)
 class UserAdmin(_UserAdmin, Admin):
-    """Accounts. They are switched off rather than deleted here: their mail and its copies would be left behind.
+    """Accounts. They are switched off rather than deleted here: `DELETE /api/v1/users/{username}` and `user-cli delete`
+    remove one with all its mail. One that was deleted is not shown while its mail is being removed.
 
     Staff who are no superusers can neither give powers nor touch a superuser's account.
     """
@@ -71,6 +73,10 @@ class UserAdmin(_UserAdmin, Admin):
             {"fields": ["username", "email", "organization", "quota_mb", "usable_password", "password1", "password2"]},
         )
     ]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        alive: QuerySet[Any] = super().get_queryset(request).filter(deleted_at__isnull=True)
+        return alive
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         fields = list(super().get_readonly_fields(request, obj))

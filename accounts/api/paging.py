@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from django.db.models import Model, QuerySet
+from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
@@ -49,6 +50,24 @@ class Page:
     def as_named(self, name: str) -> dict[str, Any]:
         """R4's envelope, for its own paths."""
         return {name: self.items, "total": self.total, "offset": self.window.offset, "limit": self.window.limit}
+
+
+class PageOfItems(serializers.Serializer[Any]):
+    """What `Page.as_items` answers, for the schema; a subclass names its `items`."""
+
+    total = serializers.IntegerField(help_text="How many there are on all pages together.")
+    page = serializers.IntegerField(help_text="Which page this is, from 1 on.")
+    page_size = serializers.IntegerField(help_text="How many items a page has at most.")
+    total_pages = serializers.IntegerField()
+
+
+class WindowFilter(serializers.Serializer[Any]):
+    """What `window_of` reads, beside the filters of a subclass."""
+
+    page = serializers.IntegerField(required=False, min_value=1)
+    page_size = serializers.IntegerField(required=False, min_value=1)
+    offset = serializers.IntegerField(required=False, min_value=0)
+    limit = serializers.IntegerField(required=False, min_value=1)
 
 
 def window_of(request: Request, *, default: int = 20) -> Window:

@@ -16,6 +16,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions
+from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
@@ -35,17 +36,20 @@ _CODES = {
     405: "METHOD_NOT_ALLOWED",
     406: "NOT_ACCEPTABLE",
     409: "CONFLICT",
+    411: "LENGTH_REQUIRED",
     413: "REQUEST_TOO_LARGE",
+    414: "URL_TOO_LONG",
     415: "UNSUPPORTED_MEDIA_TYPE",
     422: "VALIDATION_ERROR",
     429: "RATE_LIMITED",
+    431: "HEADERS_TOO_LARGE",
     500: "INTERNAL_ERROR",
     503: "UNAVAILABLE",
 }
 
 
 class Unprocessable(exceptions.ValidationError):
-    """A body that cannot be used, named field by field."""
+    """A body that `send` cannot use, named field by field: 422 there, 400 elsewhere (contract §1.2)."""
 
     status_code = 422
 
@@ -73,6 +77,10 @@ class DailyLimitReached(exceptions.Throttled):
     def __init__(self, wait: float, detail: str) -> None:
         exceptions.APIException.__init__(self, detail)
         self.wait = math.ceil(wait)
+
+
+class PlanLimitReached(DailyLimitReached):
+    """The organization's plan allows no more today."""
 
 
 def body(status: int, detail: str, *, errors: list[dict[str, str]] | None = None) -> dict[str, Any]:
@@ -119,7 +127,15 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     if wait is not None:
         headers["Retry-After"] = str(wait)
     members = _members(translated)
+    request = context.get("request")
+    if request is not None:  # a view whose answers are YAML, HTML or files refuses in JSON too
+        request.accepted_renderer, request.accepted_media_type = JSONRenderer(), JSONRenderer.media_type
     return Response(members, status=translated.status_code, headers=headers, content_type=CONTENT_TYPE)
+
+
+def members_of(error: Exception) -> dict[str, Any]:
+    """Return the problem that an exception of a view would have been answered with."""
+    return _members(_translate(error))
 
 
 def _translate(error: Exception) -> exceptions.APIException:

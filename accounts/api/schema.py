@@ -20,6 +20,7 @@ _OURS = "accounts.api.authentication"
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = f"{_OURS}.ApiKeyAuthentication"
+    match_subclasses = True
     name = "apiKey"
 
     def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, str]:
@@ -28,6 +29,7 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
 
 class BasicScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = f"{_OURS}.BasicAuthentication"
+    match_subclasses = True
     name = "basic"
 
     def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, str]:

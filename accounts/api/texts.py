@@ -6,8 +6,10 @@ from django.http import HttpRequest
 from django.utils.translation import get_language_from_request
 
 _CZECH = {
+    "Emails fetched successfully": "E-maily úspěšně staženy",
     "Email queued for delivery": "E-mail byl úspěšně přidán do fronty",
     "Message queued for immediate retry": "Zpráva byla zařazena k okamžitému opakování",
+    "User deleted successfully": "Uživatel byl úspěšně smazán",
     "Message removed from queue": "Zpráva byla odstraněna z fronty",
 }
 

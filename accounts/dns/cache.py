@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
-Records = Sequence[str] | None  # None: the name does not exist
+from accounts.dns.base import Answer
+
+Records = Answer[Any] | None  # None: the name does not exist
 Key = tuple[str, str]  # name and record type
 
 MAX_TTL_SECONDS = 3600.0

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import dns.asyncresolver
 import dns.exception
+import dns.flags
 import dns.name
 import dns.nameserver
 import dns.rdatatype
 import dns.resolver
 from dns.rdtypes.ANY.MX import MX
+from dns.rdtypes.ANY.TLSA import TLSA
+from dns.rdtypes.ANY.TXT import TXT
 
-from accounts.dns.base import DnsUnavailable, MailExchanger, NoSuchDomain
+from accounts.dns.base import Answer, DnsUnavailable, MailExchanger, NoSuchDomain, Tlsa
 from accounts.dns.cache import AnswerCache, Records
 
 EDNS_PAYLOAD_OCTETS = 1232  # larger answers come over TCP instead of in fragments
@@ -26,7 +30,9 @@ class DnsPythonResolver:
     """Implements `accounts.dns.base.Resolver`.
 
     `nameservers` are (address, port) in the order to ask; none means the system's configuration. A server that does not
-    answer within `timeout_seconds` is passed over, a question ends after `lifetime_seconds`.
+    answer within `timeout_seconds` is passed over, a question ends after `lifetime_seconds`. `validates`: the operator
+    says that these servers check DNSSEC, and that nobody can put words into their mouth on the way: only then is the AD
+    bit asked for and believed (RFC 6840 §5.7, RFC 4035 §4.9.3).
     """
 
     def __init__(
@@ -35,8 +41,10 @@ class DnsPythonResolver:
         *,
         timeout_seconds: float = 3.0,
         lifetime_seconds: float = 10.0,
+        validates: bool = False,
         cache: AnswerCache | None = None,
     ) -> None:
+        self._validates = validates
         self._cache = AnswerCache() if cache is None else cache
         self._resolver = dns.asyncresolver.Resolver(configure=False)
         if nameservers:
@@ -47,6 +55,8 @@ class DnsPythonResolver:
         self._resolver.timeout = timeout_seconds
         self._resolver.lifetime = lifetime_seconds
         self._resolver.use_edns(0, 0, EDNS_PAYLOAD_OCTETS)
+        if validates:
+            self._resolver.set_flags(dns.flags.RD | dns.flags.AD)
 
     def _read_system_configuration(self) -> None:
         try:
@@ -54,29 +64,37 @@ class DnsPythonResolver:
         except dns.resolver.NoResolverConfiguration:
             self._resolver.nameservers = []  # every question answers DnsUnavailable, and the mail waits
 
-    async def mx(self, domain: str) -> Sequence[MailExchanger]:
-        exchangers = []
-        for record in await self._records(domain, "MX"):
-            preference, _, host = record.partition(" ")
-            exchangers.append(MailExchanger(int(preference), host))
-        return exchangers
+    async def mx(self, domain: str) -> Answer[MailExchanger]:
+        return await self._records(domain, "MX")
 
-    async def addresses(self, host: str) -> Sequence[str]:
+    async def txt(self, name: str) -> Answer[str]:
+        return await self._records(name, "TXT")
+
+    async def tlsa(self, name: str) -> Answer[Tlsa]:
+        return await self._records(name, "TLSA")
+
+    async def is_signed_alias(self, host: str) -> bool:
+        found = await self._records(host, "CNAME")
+        return bool(found) and found.is_secure
+
+    async def addresses(self, host: str) -> Answer[str]:
         """Ask for both families at once; one of them is enough where the other's question fails."""
         answers = await asyncio.gather(self._records(host, "A"), self._records(host, "AAAA"), return_exceptions=True)
-        found: list[str] = []
+        found: list[Answer[str]] = []
         errors: list[BaseException] = []
         for answer in answers:
             if isinstance(answer, BaseException):
                 errors.append(answer)
             else:
-                found.extend(answer)
-        if found or not errors:
-            return found
+                found.append(answer)
+        if any(found) or not errors:
+            is_secure = all(answer.is_secure for answer in found if answer)
+            name = next((answer.name for answer in found if answer), "")
+            return Answer((address for answer in found for address in answer), is_secure=is_secure, name=name)
         # Temporary until proven permanent: one family without an answer outweighs the other's NXDOMAIN.
         raise next((error for error in errors if not isinstance(error, NoSuchDomain)), errors[0])
 
-    async def _records(self, name: str, kind: str) -> Sequence[str]:
+    async def _records(self, name: str, kind: str) -> Answer[Any]:
         key = (name.lower().rstrip("."), kind)
         try:
             records = self._cache.get(key)
@@ -88,7 +106,7 @@ class DnsPythonResolver:
         return records
 
     async def _ask(self, name: str, kind: str) -> tuple[Records, float]:
-        """Return the records as text (None for NXDOMAIN) and for how many seconds they hold."""
+        """Return the records (None for NXDOMAIN) and for how many seconds they hold."""
         try:
             question = dns.name.from_text(name)
         except (dns.exception.DNSException, UnicodeError):
@@ -104,16 +122,27 @@ class DnsPythonResolver:
             raise DnsUnavailable(f"{kind} of {name}: no answer in time") from None
         except (dns.exception.DNSException, OSError) as error:
             raise DnsUnavailable(f"{kind} of {name}: {type(error).__name__}") from None
-        records = [] if answer.rrset is None else [_text(rdata) for rdata in answer.rrset]
-        return tuple(records), answer.chaining_result.minimum_ttl
+        records = [] if answer.rrset is None else [_value(rdata) for rdata in answer.rrset]
+        is_secure = self._validates and bool(answer.response.flags & dns.flags.AD)
+        found = Answer(records, is_secure=is_secure, name=_name(answer.canonical_name))
+        return found, answer.chaining_result.minimum_ttl
 
 
-def _text(rdata: object) -> str:
-    """Return `10 mail.example.net` for an MX (nothing after the blank is the null MX), the address for A and AAAA."""
-    if not isinstance(rdata, MX):
-        return str(rdata)
-    host = "" if rdata.exchange == dns.name.root else rdata.exchange.to_text(omit_final_dot=True)
-    return f"{rdata.preference} {host.lower()}"
+def _value(rdata: object) -> MailExchanger | Tlsa | str:
+    match rdata:
+        case MX():
+            return MailExchanger(rdata.preference, _name(rdata.exchange))
+        case TLSA():
+            return Tlsa(rdata.usage, rdata.selector, rdata.mtype, rdata.cert)
+        case TXT():
+            return b"".join(rdata.strings).decode("utf-8", "replace")
+        case _:
+            return str(rdata)
+
+
+def _name(name: dns.name.Name) -> str:
+    """Return a name in lower case without the dot at its end; the root, as in a null MX, is empty."""
+    return "" if name == dns.name.root else name.to_text(omit_final_dot=True).lower()
 
 
 def _negative_ttl(error: dns.resolver.NXDOMAIN) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from accounts.names import InvalidName, fold, fold_address, parse_address, parse_domain
+from accounts.names import InvalidName, fold, fold_address, parse_address, parse_domain, parse_next_hop
 
 if TYPE_CHECKING:
     _CharField = models.CharField[str, str]
@@ -33,6 +33,13 @@ def validate_domain(value: str) -> None:
         parse_domain(value)
     except InvalidName as error:
         raise ValidationError(f"Not a valid domain name: {error}.") from None
+
+
+def validate_next_hop(value: str) -> None:
+    try:
+        parse_next_hop(value)
+    except InvalidName as error:
+        raise ValidationError(f"Not host or host:port: {error}.") from None
 
 
 class _FoldedField(_CharField):

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
+import hmac
+import re
 
 import pytest
+from django.conf import LazySettings
 from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
-from accounts import keys
-from accounts.models import Alias, ApiKey, DailyUsage, Domain, Organization, TrailEntry, User
+from accounts import keys, odmr
+from accounts.models import Alias, ApiKey, DailyUsage, Domain, OdmrSecret, Organization, TrailEntry, User
+from accounts.tests.zone import Zone, serving
 
 pytestmark = pytest.mark.django_db
 
 PASSWORD = "correct-horse-7"
-CHANGELISTS = ["organization", "user", "domain", "alias", "apikey", "dailyusage", "trailentry"]
+CHANGELISTS = ["organization", "user", "domain", "alias", "apikey", "dailyusage", "trailentry", "odmrsecret"]
 
 
 @pytest.fixture
@@ -41,6 +46,7 @@ def _rows(start: int, stop: int) -> None:
         Alias.objects.create(domain=domain, local_part="sales", targets=[user.email])
         key, _ = keys.create(f"key {number}", user, daily_limit=5)
         DailyUsage.objects.create(api_key=key, date=dt.date(2026, 1, 1), count=number)
+        odmr.make(domain, actor="tests")
 
 
 @pytest.mark.parametrize("model", CHANGELISTS)
@@ -84,11 +90,24 @@ def test_an_alias_may_announce_one_target_and_says_so_where_it_has_more(browser:
     assert "moved" in browser.get(reverse("admin:accounts_alias_changelist"), {"announcement": "moved"}).text
 
 
+def test_a_mailbox_gets_no_alias(browser: Client) -> None:
+    _rows(0, 1)
+    domain = Domain.objects.get()
+    User.objects.create_user("info", f"info@{domain.name}")
+    form = {"domain": domain.pk, "local_part": "info", "announcement": "silent", "targets": '["a@b.example"]'}
+    address = reverse("admin:accounts_alias_add")
+    assert "A mailbox has this address." in browser.post(address, form | {"is_active": "on"}).content.decode()
+    assert browser.post(address, form).status_code == 302
+
+
 def test_a_domain_can_be_made_to_only_send(browser: Client) -> None:
     _rows(0, 1)
     domain = Domain.objects.get()
     address = reverse("admin:accounts_domain_change", args=[domain.pk])
-    form = {"name": domain.name, "organization": domain.organization_id, "status": "verified", "is_active": "on"}
+    form = {
+        "name": domain.name, "organization": domain.organization_id, "is_trusted": "on", "is_active": "on",
+        "delivery": "local",
+    }  # fmt: skip
     assert browser.post(address, form).status_code == 302
     domain.refresh_from_db()
     assert (domain.is_usable, domain.takes_mail) == (True, False)
@@ -96,9 +115,9 @@ def test_a_domain_can_be_made_to_only_send(browser: Client) -> None:
 
 
 def test_a_key_is_shown_once_after_it_is_made_and_then_works(browser: Client, staff: User) -> None:
-    form = {"name": "Shop", "user": staff.pk, "daily_limit": 25}
+    form = {"name": "Shop", "user": staff.pk, "daily_limit": 25, "scopes": ["send"]}
     page = browser.post(reverse("admin:accounts_apikey_add"), form, follow=True).content.decode()
-    text = page.split("The key is <strong>")[1].split("</strong>")[0]
+    text = page.split("The key Shop is <strong>")[1].split("</strong>")[0]
     made = keys.authenticate(text)
     assert made is not None
     assert (made.name, made.user, made.daily_limit) == ("Shop", staff, 25)
@@ -108,18 +127,134 @@ def test_a_key_is_shown_once_after_it_is_made_and_then_works(browser: Client, st
     assert TrailEntry.objects.get(kind="api_key.created").actor == "root"
 
 
-def test_a_test_key_begins_as_one(browser: Client, staff: User) -> None:
-    browser.post(
-        reverse("admin:accounts_apikey_add"), {"name": "T", "user": staff.pk, "daily_limit": 1, "is_test": "on"}
+def test_an_odmr_secret_is_asked_for_shown_once_and_works(browser: Client) -> None:
+    domain = Domain.objects.create(
+        name="d.example", organization=Organization.objects.create(name="o"), is_trusted=True, delivery="dial_up"
     )
+    address = reverse("admin:accounts_domain_changelist")
+    asked = {"action": "new_odmr_secret", "_selected_action": [domain.pk]}
+    assert "Make a new ODMR secret for 1 domain?" in browser.post(address, asked).content.decode()
+    assert not OdmrSecret.objects.exists()
+    answer = browser.post(address, {**asked, "confirmed": "yes"})
+    found = re.search(r"<code>([0-9a-f]{40})</code>", answer.content.decode())
+    assert found is not None and "no-store" in answer["Cache-Control"]
+    digest = hmac.digest(found[1].encode(), b"<1@x>", "md5").hex()
+    assert odmr.verify("d.example", b"<1@x>", digest) == domain
+    secret = OdmrSecret.objects.get()
+    for shown in (address, reverse("admin:accounts_odmrsecret_change", args=[secret.pk])):
+        page = browser.get(shown).content.decode()
+        assert found[1] not in page and secret.sealed not in page
+    assert "which opens nothing from then on" in browser.post(address, asked).content.decode()
+    trail = TrailEntry.objects.get(kind="odmr_secret.created")
+    assert (trail.actor, trail.subject) == ("root", "d.example")
+    assert found[1] not in trail.detail
+
+
+def test_deleting_an_odmr_secret_revokes_it_and_leaves_a_trail(browser: Client) -> None:
+    domain = Domain.objects.create(name="d.example", organization=Organization.objects.create(name="o"))
+    odmr.make(domain, actor="tests")
+    page = reverse("admin:accounts_odmrsecret_delete", args=[OdmrSecret.objects.get().pk])
+    assert browser.post(page, {"post": "yes"}).status_code == 302
+    assert not OdmrSecret.objects.exists()
+    assert TrailEntry.objects.get(kind="odmr_secret.revoked").actor == "root"
+
+
+def test_who_may_only_look_at_domains_makes_no_secret(client: Client) -> None:
+    helper = User.objects.create_user("helper", "helper@example.com", PASSWORD, is_staff=True)
+    helper.user_permissions.add(Permission.objects.get(codename="view_domain"))
+    client.force_login(helper)
+    domain = Domain.objects.create(name="d.example", organization=Organization.objects.create(name="o"))
+    asked = {"action": "new_odmr_secret", "_selected_action": [domain.pk], "confirmed": "yes"}
+    client.post(reverse("admin:accounts_domain_changelist"), asked)
+    assert not OdmrSecret.objects.exists()
+
+
+def test_a_domains_host_for_etrn_is_checked(browser: Client) -> None:
+    organization = Organization.objects.create(name="o")
+    form = {"name": "d.example", "organization": organization.pk, "status": "pending", "delivery": "dial_up"}
+    wrong = browser.post(reverse("admin:accounts_domain_add"), {**form, "next_hop": "host:70000"})
+    assert "Not host or host:port: the port is not a number from 1 to 65535." in wrong.content.decode()
+    right = browser.post(reverse("admin:accounts_domain_add"), {**form, "next_hop": "mail.d.example:2525"})
+    assert right.status_code == 302 and Domain.objects.get().is_dial_up
+
+
+def test_a_test_key_begins_as_one(browser: Client, staff: User) -> None:
+    form = {"name": "T", "user": staff.pk, "daily_limit": 1, "is_test": "on", "scopes": ["send"]}
+    browser.post(reverse("admin:accounts_apikey_add"), form)
     assert ApiKey.objects.get().prefix.startswith("sk_test_")
 
 
 def test_a_key_can_be_switched_off(browser: Client, staff: User) -> None:
     key, text = keys.create("k", staff, daily_limit=3)
     address = reverse("admin:accounts_apikey_change", args=[key.pk])
-    browser.post(address, {"name": "k", "user": staff.pk, "daily_limit": 3})
+    form = {"name": "k", "user": staff.pk, "daily_limit": 3, "scopes": ["read"]}
+    assert browser.post(address, form).status_code == 302
     assert keys.authenticate(text) is None
+    browser.post(address, form | {"is_active": "on"})
+    assert keys.authenticate(text) == key
+
+
+def test_a_keys_senders_are_given_one_a_line_and_checked(browser: Client, staff: User) -> None:
+    key, _ = keys.create("k", staff, daily_limit=3)
+    address = reverse("admin:accounts_apikey_change", args=[key.pk])
+    form = {"name": "k", "user": staff.pk, "daily_limit": 3, "scopes": ["send", "read"], "is_active": "on"}
+    answer = browser.post(address, form | {"allowed_domains": "no domain!"})
+    assert "Not valid" in answer.content.decode()
+    lines = {"allowed_domains": "Example.com\n\nb.example", "allowed_addresses": "Shop@C.example"}
+    assert browser.post(address, form | lines).status_code == 302
+    key.refresh_from_db()
+    assert (key.allowed_domains, key.allowed_addresses) == (["example.com", "b.example"], ["shop@c.example"])
+    assert "b.example</textarea>" in browser.get(address).content.decode()
+
+
+def test_keys_are_rotated_and_revoked_after_a_question_that_tells_the_count(browser: Client, staff: User) -> None:
+    key, text = keys.create("k", staff, daily_limit=3)
+    address = reverse("admin:accounts_apikey_changelist")
+    form = {"action": "rotate", "_selected_action": [str(key.pk)]}
+    assert "Give 1 key a new text?" in browser.post(address, form).content.decode()
+    page = browser.post(address, form | {"confirmed": "yes"}, follow=True).content.decode()
+    fresh = page.split("The key k is <strong>")[1].split("</strong>")[0]
+    assert keys.authenticate(fresh) == key and keys.authenticate(text) == key
+    form["action"] = "revoke"
+    assert "Revoke 1 key?" in browser.post(address, form).content.decode()
+    assert keys.authenticate(fresh) == key
+    browser.post(address, form | {"confirmed": "yes"})
+    assert keys.authenticate(fresh) is None and keys.authenticate(text) is None
+    assert "there is nothing to do" in browser.post(address, form).content.decode()
+    assert browser.post(reverse("admin:accounts_apikey_delete", args=[key.pk]), {"post": "yes"}).status_code == 403
+
+
+def test_a_domains_page_has_its_records_and_a_button_that_looks_them_up(
+    browser: Client, settings: LazySettings
+) -> None:
+    _rows(0, 1)
+    domain = Domain.objects.get()
+    address = reverse("admin:accounts_domain_change", args=[domain.pk])
+    page = browser.get(address).content.decode()
+    assert f"mailproj-verification={domain.verification_token}" in page and "not looked up yet" in page
+    verify = reverse("admin:accounts_domain_verify", args=[domain.pk])
+    assert verify in page and browser.get(verify).status_code == 405
+    with serving(Zone()) as zone:
+        settings.DNS_SERVERS = [zone.address]
+        page = browser.post(verify, follow=True).content.decode()
+    assert "was looked up: failed" in page and "There is no such record" in page
+
+
+def test_a_domain_is_given_up_by_itself_and_only_without_mailboxes(browser: Client) -> None:
+    _rows(0, 2)
+    domain = Domain.objects.get(name="d0.example")
+    mailbox = User.objects.create_user("x", "x@d0.example", organization=domain.organization)
+    address = reverse("admin:accounts_domain_delete", args=[domain.pk])
+    assert browser.post(address, {"post": "yes"}).status_code == 403
+    mailbox.delete()
+    assert browser.post(address, {"post": "yes"}).status_code == 302
+    assert list(Domain.objects.values_list("name", flat=True)) == ["d1.example"]
+    assert TrailEntry.objects.get(kind="domain.deleted").actor == "root"
+
+
+def test_a_deleted_account_is_not_shown(browser: Client) -> None:
+    User.objects.create_user("gone", "gone@example.com", PASSWORD, deleted_at=timezone.now())
+    assert "gone@example.com" not in browser.get(reverse("admin:accounts_user_changelist")).content.decode()
 
 
 def test_a_users_page_shows_neither_the_hash_nor_a_part_of_it(browser: Client) -> None:

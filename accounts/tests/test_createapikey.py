@@ -6,6 +6,7 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from accounts import keys
 from accounts.models import User
@@ -43,12 +44,29 @@ def test_the_limit_is_15_unless_given_and_the_user_may_be_named_by_address() -> 
         (["--name", "n"], "no superuser yet"),
         (["--limit", "5"], "--name"),
         (["--name", "n", "--limit", "many"], "--limit"),
+        (["--name", "n", "--scope", "all"], "--scope"),
+        (["--name", "n", "--user", "alice", "--domain", "a..b"], "--domain 'a..b' is not"),
+        (["--name", "n", "--user", "alice", "--address", "nobody"], "--address 'nobody' is not"),
+        (["--name", "n", "--user", "alice", "--expires-in-days", "0"], "--expires-in-days must be from 1"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments: list[str], words: str) -> None:
+    User.objects.create_user("alice", "alice@example.com")
     with pytest.raises(CommandError) as error:
         run(*arguments)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_scopes_senders_and_an_end_may_be_given() -> None:
+    User.objects.create_superuser("root", "root@example.com")
+    senders = ("--domain", "Shop.example", "--domain", "b.example", "--address", "Jane@C.example")
+    text = run("--name", "n", "--scope", "read", "--scope", "send", *senders, "--expires-in-days", "30").splitlines()[
+        -1
+    ]
+    key = keys.authenticate(text)
+    assert key is not None and key.scopes == ["send", "read"]
+    assert (key.allowed_domains, key.allowed_addresses) == (["shop.example", "b.example"], ["jane@c.example"])
+    assert key.expires_at is not None and 29 <= (key.expires_at - timezone.now()).days <= 30
 
 
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +75,7 @@ def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert "manage.py createapikey --name production --limit 100" in capsys.readouterr().out
 
 
-def test_help_says_that_mail_of_a_test_key_is_delivered(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_where_mail_of_a_test_key_goes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         call_command("createapikey", "--help")
-    assert "sk_test_; its mail is delivered all the same" in " ".join(capsys.readouterr().out.split())
+    assert "sk_test_; its mail goes to the simulated internet alone" in " ".join(capsys.readouterr().out.split())

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from django.conf import LazySettings
 from django.contrib.auth import hashers
 from django.contrib.auth.hashers import get_hasher
+from django.utils import timezone
 
 from accounts import credentials, users
 from accounts.hashers import Argon2idHasher
@@ -50,6 +55,19 @@ def test_a_user_gets_in_by_username_or_address(user: User, name: str) -> None:
 )  # fmt: skip
 def test_anything_else_does_not(user: User, name: str, password: str) -> None:
     assert credentials.verify(name, password) is None
+
+
+@pytest.mark.parametrize("was_remembered", [False, True])
+def test_the_right_password_of_who_is_switched_off_costs_what_a_wrong_one_does(
+    user: User, hashed: list[str], was_remembered: bool
+) -> None:
+    """Else a second, quick no would tell a guesser that the password is right."""
+    if was_remembered:
+        assert credentials.verify("alice", PASSWORD) == user
+    User.objects.update(is_active=False)
+    hashed.clear()
+    assert [credentials.verify("alice", PASSWORD) for _ in range(3)] == [None] * 3
+    assert hashed == [PASSWORD] * 3
 
 
 def test_an_id_is_no_login_name(user: User) -> None:
@@ -108,3 +126,38 @@ def test_passwords_are_argon2id_with_the_contracts_parameters(user: User, settin
     assert isinstance(get_hasher("default"), Argon2idHasher)
     assert credentials.verify("alice", PASSWORD) == user
     assert credentials.verify("alice", "wrong") is None
+
+
+def test_a_login_is_noted_at_most_once_a_minute(user: User) -> None:
+    before = timezone.now()
+    credentials.verify("alice", "wrong")
+    user.refresh_from_db()
+    assert user.last_login is None
+    credentials.verify("alice", PASSWORD)
+    user.refresh_from_db()
+    noted = user.last_login
+    assert noted is not None and noted >= before
+    credentials.remembered.clear()
+    credentials.verify("alice", PASSWORD)
+    user.refresh_from_db()
+    assert user.last_login == noted
+    User.objects.update(last_login=noted - dt.timedelta(minutes=2))
+    credentials.remembered.clear()
+    credentials.verify("alice", PASSWORD)
+    user.refresh_from_db()
+    assert user.last_login > noted
+
+
+def test_a_right_password_that_was_checked_lately_costs_one_query_and_no_hash(
+    user: User, hashed: list[str], django_assert_num_queries: Callable[..., Any]
+) -> None:
+    credentials.verify("alice", PASSWORD)
+    with django_assert_num_queries(1):
+        assert credentials.verify("alice", PASSWORD) == user
+    assert hashed == [PASSWORD]
+
+
+def test_who_was_deleted_is_nobody(user: User) -> None:
+    User.objects.update(deleted_at=timezone.now())
+    assert credentials.verify("alice", PASSWORD) is None
+    assert users.find("alice") is None and users.find(str(user.pk)) is None

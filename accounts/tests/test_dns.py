@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from accounts.dns.base import DnsUnavailable, MailExchanger, NoSuchDomain, Resolver
+from accounts.dns.base import Answer, DnsUnavailable, MailExchanger, NoSuchDomain, Resolver, Tlsa
 from accounts.dns.cache import AnswerCache
 from accounts.dns.dnspython import DnsPythonResolver
 from accounts.dns.memory import MemoryResolver
@@ -16,7 +16,8 @@ from accounts.tests.zone import Zone, serving
 @pytest.fixture
 def zone(served_zone: Zone) -> Zone:
     zone = served_zone
-    zone.asked = []
+    zone.asked, zone.asked_by_tcp = [], 0
+    zone.signed, zone.garbled = set(), {}
     zone.records = {
         ("example.test", "MX"): ["20 b.example.test.", "10 A.Example.test."],
         ("a.example.test", "A"): ["192.0.2.1", "192.0.2.2"],
@@ -127,8 +128,52 @@ def test_a_silent_server_is_passed_over_for_the_next_on_another_port(server: tup
 
 
 def test_a_truncated_answer_is_fetched_over_tcp(zone: Zone, server: tuple[str, int]) -> None:
-    zone.records["many.test", "MX"] = [f"10 a-rather-long-name-for-a-host-{number}.many.test." for number in range(200)]
-    assert len(asyncio.run(DnsPythonResolver([server]).mx("many.test"))) == 200
+    zone.records["many.test", "MX"] = [f"10 a-rather-long-name-for-a-host-{number}.many.test." for number in range(100)]
+    assert len(asyncio.run(DnsPythonResolver([server]).mx("many.test"))) == 100
+    assert zone.asked_by_tcp
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"\x81\x80", b"\x81\x80" + b"\xff" * 200, b"\x81\x80\0\1\0\1\0\0\0\0" + b"\xc0\x0c" * 30],
+    ids=["empty", "cut off", "garbage", "names that point at themselves"],
+)
+def test_an_answer_that_is_none_says_nothing_about_the_name(zone: Zone, server: tuple[str, int], answer: bytes) -> None:
+    zone.garbled = {("example.test", "MX"): answer}
+    with pytest.raises(DnsUnavailable):
+        asyncio.run(DnsPythonResolver([server], timeout_seconds=0.3, lifetime_seconds=0.5).mx("example.test"))
+
+
+def test_an_alias_that_leads_to_itself_says_nothing_about_the_name(zone: Zone, server: tuple[str, int]) -> None:
+    zone.records["loop.test", "CNAME"] = ["loop.test."]
+    with pytest.raises(DnsUnavailable):
+        asyncio.run(DnsPythonResolver([server]).mx("loop.test"))
+
+
+def test_texts_come_whole_and_tlsa_records_by_their_numbers(zone: Zone, server: tuple[str, int]) -> None:
+    zone.records["long.test", "TXT"] = [f'"v=STSv1; " "id={"x" * 20};"', '"other"']
+    zone.records["_25._tcp.mx.test", "TLSA"] = ["3 1 1 " + "ab" * 32, "250 251 252 00"]
+    resolver = DnsPythonResolver([server])
+    assert sorted(asyncio.run(resolver.txt("long.test"))) == ["other", "v=STSv1; id=" + "x" * 20 + ";"]
+    found = asyncio.run(resolver.tlsa("_25._tcp.mx.test"))
+    assert sorted(found, key=str) == [Tlsa(250, 251, 252, b"\0"), Tlsa(3, 1, 1, b"\xab" * 32)]
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_only_a_resolver_that_validates_is_believed(zone: Zone, server: tuple[str, int], validates: bool) -> None:
+    zone.records["half.test", "A"] = ["192.0.2.9"]
+    zone.records["half.test", "CNAME"] = ["a.example.test."]
+    zone.signed = {"example.test", "a.example.test", "text.test", "half.test"}
+    resolver = DnsPythonResolver([server], validates=validates)
+    assert asyncio.run(resolver.mx("example.test")).is_secure is validates
+    assert asyncio.run(resolver.mx("text.test")).is_secure is validates  # that there is none is vouched for too
+    assert asyncio.run(resolver.addresses("a.example.test")).is_secure is validates
+    assert asyncio.run(resolver.addresses("b.example.test")).is_secure is False
+    zone.signed.remove("a.example.test")
+    again = DnsPythonResolver([server], validates=validates)
+    assert asyncio.run(again.addresses("half.test")).is_secure is False
+    assert asyncio.run(again.addresses("half.test")).name == "a.example.test"
+    assert asyncio.run(again.is_signed_alias("half.test")) is False
 
 
 def test_answers_are_kept_and_failures_are_not(zone: Zone, server: tuple[str, int]) -> None:
@@ -154,9 +199,9 @@ def test_answers_are_kept_and_failures_are_not(zone: Zone, server: tuple[str, in
 def test_the_cache_forgets_after_the_ttl_and_sooner_what_does_not_exist() -> None:
     now = [0.0]
     cache = AnswerCache(clock=lambda: now[0])
-    cache.put(("a.test", "A"), ("192.0.2.1",), 10**9)
+    cache.put(("a.test", "A"), Answer(["192.0.2.1"]), 10**9)
     cache.put(("b.test", "A"), None, 10**9)
-    cache.put(("c.test", "A"), ("192.0.2.1",), 0)
+    cache.put(("c.test", "A"), Answer(["192.0.2.1"]), 0)
     assert cache.get(("b.test", "A")) is None
     now[0] = 301.0
     assert cache.get(("a.test", "A")) == ("192.0.2.1",)
@@ -171,7 +216,7 @@ def test_the_cache_forgets_after_the_ttl_and_sooner_what_does_not_exist() -> Non
 def test_the_cache_is_bounded_and_keeps_what_is_used() -> None:
     cache = AnswerCache(max_entries=3)
     for number in range(10):
-        cache.put((f"{number}.test", "A"), (), 60)
-        cache.put(("used.test", "A"), (), 60)
+        cache.put((f"{number}.test", "A"), Answer(), 60)
+        cache.put(("used.test", "A"), Answer(), 60)
     assert len(cache) == 3
     assert cache.get(("used.test", "A")) == ()

@@ -12,7 +12,7 @@ from bench import postfix
 from bench.processes import run
 
 
-@pytest.mark.slow
+@pytest.mark.load
 @pytest.mark.skipif(bool(postfix.unavailable()), reason=postfix.unavailable())
 def test_acceptance_is_measured_beside_postfix() -> None:
     argv = [sys.executable, "-m", "bench", "--only", "accept", "--rounds", "1", "--messages", "20"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,19 +17,19 @@ from bench.memory import Sent
 from bench.processes import family, run
 from bench.report import grid
 from bench.resident import folder_octets, peak_octets, resident_octets
-from bench.smtp_client import dotted, message_id
+from bench.smtp_client import Unexpected, dotted, message_id
 
 GOAL = Goal(median=0.2, worst=1.0)
 
 
 def bench(*arguments: str, folder: Path) -> str:
-    return run([sys.executable, "-m", "bench", *arguments, "--folder", str(folder)])
+    return run([sys.executable, "-m", "bench", *arguments, "--folder", str(folder)], seconds=300)
 
 
 # --- the benches ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.load
 def test_hostile_messages_are_stored_whole_while_honest_sessions_are_measured(tmp_path: Path) -> None:
     printed = bench("hostile", "--quick", "--rounds", "1", folder=tmp_path)
     assert "Stored whole: 20 of 20" in printed
@@ -36,7 +38,7 @@ def test_hostile_messages_are_stored_whole_while_honest_sessions_are_measured(tm
         assert row in printed
 
 
-@pytest.mark.slow
+@pytest.mark.load
 def test_large_messages_at_once_are_all_kept(tmp_path: Path) -> None:
     printed = bench("memory", "--sessions", "3", "--megabytes", "3", folder=tmp_path)
     assert "3 of 3 sessions were in the middle at once; 9 MB were sent" in printed
@@ -44,7 +46,7 @@ def test_large_messages_at_once_are_all_kept(tmp_path: Path) -> None:
     assert "Promised and lost: 0; of 5 read back, altered: 0." in printed
 
 
-@pytest.mark.slow
+@pytest.mark.load
 def test_an_honest_client_gets_through_while_places_are_held(tmp_path: Path) -> None:
     printed = bench("flood", "--quick", "--sessions", "10", "--patience", "3", folder=tmp_path)
     assert " failed: " not in printed
@@ -97,6 +99,43 @@ def test_the_table_has_the_goal_and_the_failures_beside_the_figures() -> None:
 )
 def test_an_attack_must_end_by_the_listener_in_time_and_with_the_right_reply(cut: Cut, words: str) -> None:
     assert flood.fault(cut, 100) == words
+
+
+@pytest.mark.parametrize(("free_after", "failures"), [(3, 0), (10**6, 1)])
+def test_an_honest_client_that_finds_no_place_fails_only_if_none_comes(
+    free_after: int, failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place that comes after the attacks have ended is a long trip, not a failure."""
+    refused = Counter[str]()
+    is_full = threading.Event()
+
+    class Client:
+        def __init__(self, _port: int) -> None: ...
+
+        def __enter__(self) -> Client:
+            return self
+
+        def __exit__(self, *_reason: object) -> None: ...
+
+        def greet(self) -> None:
+            if refused["times"] >= free_after:
+                return
+            refused["times"] += 1
+            is_full.set()
+            raise Unexpected("greeting: 421 4.3.2 Too many connections, try again later")
+
+        def deliver(self, *_message: object) -> str:
+            return "250 2.0.0 OK"
+
+        def ask(self, *_question: str) -> None: ...
+
+    monkeypatch.setattr(flood, "SmtpClient", Client)
+    monkeypatch.setattr(flood, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(flood, "LAST_TRY_SECONDS", 0.05 if failures else 30)
+    with flood.Deliveries(0) as deliveries:
+        is_full.wait(30)
+    assert len(deliveries.trips.failures) == failures
+    assert bool(deliveries.trips.seconds) is not bool(failures)
 
 
 def test_a_lost_message_or_a_session_without_an_answer_is_no_good_end() -> None:

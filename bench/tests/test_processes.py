@@ -47,6 +47,11 @@ def test_a_program_that_fails_is_reported_with_its_words() -> None:
         run([sys.executable, "-c", "import sys; sys.exit('it went wrong')"])
 
 
+def test_a_program_that_takes_too_long_is_ended_and_reported_with_its_words() -> None:
+    with pytest.raises(BenchError, match=r"(?s)took more than 2 s:.*so far"):
+        run([sys.executable, "-c", "import signal; print('so far', flush=True); signal.pause()"], seconds=2)
+
+
 def test_processor_time_counts_children_that_have_ended(tmp_path: Path) -> None:
     work = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7))'])"
     waiting = f"{work}\nprint('done', flush=True)\nimport signal; signal.pause()"

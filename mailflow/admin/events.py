@@ -14,10 +14,11 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from accounts.admin.base import ReadOnlyAdmin, badge, link, shorten
+from accounts.admin.base import ReadOnlyAdmin, badge, link, moment, shorten
 from accounts.models import Organization
 from mailflow import event_search
 from mailflow.admin.filters import SinceByRowId
+from mailflow.ids import is_ahead
 from mailflow.models import Counter, Event
 
 EVENT_COLOURS = {
@@ -32,6 +33,10 @@ EVENT_COLOURS = {
     "failed": "danger",
     "deleted": "danger",
     "auth_failed": "danger",
+    "held": "warning",
+    "released": "info",
+    "changed": "info",
+    "cancelled": "danger",
 }
 
 
@@ -75,7 +80,7 @@ class EventAdmin(ReadOnlyAdmin):
     """Refusals that no message came of are found here and by `GET events`: by who, what, rule or words."""
 
     list_display = [
-        "created_at", "kind_label", "stage", "rule", "sender", "recipient", "short_summary", "client_address", "actor",
+        "at", "kind_label", "stage", "rule", "sender", "recipient", "short_summary", "client_address", "actor",
         "message_link",
     ]  # fmt: skip
     list_filter = ["kind", StageFilter, RuleFilter, SinceByRowId]
@@ -84,7 +89,7 @@ class EventAdmin(ReadOnlyAdmin):
     ]  # fmt: skip
     search_help_text = "Sender, recipient, client address or network, rule, words, reply, actor, message or trace id"
     fields = [  # the kind as it is: a label is for lists
-        "created_at", "kind", "stage", "rule", "summary", "reply", "sender", "recipient", "client_address",
+        "at", "kind", "stage", "rule", "summary", "reply", "sender", "recipient", "client_address",
         "actor", "organization", "message_link", "entry_id", "trace_link", "decision_table",
     ]  # fmt: skip
 
@@ -97,6 +102,10 @@ class EventAdmin(ReadOnlyAdmin):
                 network = ipaddress.ip_network(search_term.strip(), strict=False)
                 return queryset.filter(event_search.in_network(network)), False
         return super().get_search_results(request, queryset, search_term)
+
+    @admin.display(description="created at", ordering="created_at")
+    def at(self, event: Event) -> SafeString | str:
+        return moment(event.created_at, is_simulated=is_ahead(event.created_at, event.pk))
 
     @badge("kind", EVENT_COLOURS, ordering="kind")
     def kind_label(self, event: Event) -> tuple[str, str]:

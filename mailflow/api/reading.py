@@ -63,6 +63,34 @@ def read(octets: bytes) -> Shown:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class AttachedFile:
+    """A part that is a file: what it says of itself, and its octets, decoded."""
+
+    filename: str
+    content_type: str
+    content_id: str
+    octets: bytes
+
+
+def attachments(octets: bytes) -> list[AttachedFile]:
+    """Return the files of a whole message, in order; what cannot be decoded comes as it is."""
+    found = []
+    for part in _leaves(_parsed(octets)):
+        if not (_is_attachment(part) or (part.get("Content-ID") and not part.get_content_type().startswith("text/"))):
+            continue
+        payload = part.get_payload(decode=True)
+        found.append(
+            AttachedFile(
+                filename=decoded(part.get_filename() or ""),
+                content_type=part.get_content_type(),
+                content_id=decoded(part.get("Content-ID", "")).strip(" <>"),
+                octets=payload if isinstance(payload, bytes) else b"",
+            )
+        )
+    return found
+
+
 def _parsed(octets: bytes) -> Message:
     """Parse the structure too, unless it nests as no honest message does: a line costs a look for each open level."""
     folded = octets.lower()

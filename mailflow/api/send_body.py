@@ -1,19 +1,34 @@
-"""The body of `POST send`: R1's and R5's forms as one (contract §1.2)."""
+"""The body of `POST send`: R1's and R5's forms as one (contract §1.2), and what goes beyond them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from django.conf import settings
+from django.utils import timezone
 from rest_framework import serializers
 
 from accounts.names import Address
-from mailflow.api.fields import AddressListField, BodyTextField, HeadersField, HeaderTextField, NamedAddressField
+from mailflow.api.attachment_field import AttachmentsField
+from mailflow.api.fields import (
+    AddressListField,
+    Base64Field,
+    BodyTextField,
+    HeadersField,
+    HeaderTextField,
+    MetadataField,
+    NamedAddressField,
+    TagsField,
+)
 from mailflow.compose import Draft, Named
+from mailflow.spool.accepted import Labels
 
-# Silently leaving these out would send another message than the one that was asked for.
-_NOT_OFFERED = ("attachments", "scheduled_at")
+MAX_SCHEDULED = dt.timedelta(days=90)
+_BODIES = ("text_body", "body", "html_body")
+_COMPOSED = (*_BODIES, "subject", "cc", "bcc", "reply_to", "headers", "attachments", "template", "template_data")
 
 
 class SendBody(serializers.Serializer[Any]):
@@ -25,11 +40,27 @@ class SendBody(serializers.Serializer[Any]):
     cc = AddressListField(required=False)
     bcc = AddressListField(required=False, help_text="Recipients that the message does not name.")
     reply_to = AddressListField(required=False)
-    subject = HeaderTextField(required=False, allow_blank=True, default="")
+    subject = HeaderTextField(required=False, allow_blank=True)
     text_body = BodyTextField(required=False)
     body = BodyTextField(required=False, help_text="The same as `text_body`.")
     html_body = BodyTextField(required=False)
     headers = HeadersField(required=False, help_text="Further header fields, by name.")
+    attachments = AttachmentsField(required=False)
+    tags = TagsField(required=False, help_text="Up to 10 words to find the message by.")
+    metadata = MetadataField(required=False, help_text="Up to 50 names with values of your own, kept with the message.")
+    scheduled_at = serializers.DateTimeField(
+        required=False, help_text="When it is to be sent: a time with its zone, at most 90 days ahead."
+    )
+    template = serializers.CharField(required=False, max_length=100, help_text="A template's id or name.")
+    template_data = serializers.DictField(required=False, help_text="What the template is filled in with.")
+    raw = Base64Field(
+        required=False, help_text="A whole message (RFC 5322) in base64, which is sent as it is, in place of its parts."
+    )
+
+    @cached_property
+    def fields(self) -> Any:
+        """The same fields for every body: they keep nothing of one, and making them anew costs more than using them."""
+        return _prototype_fields()
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict):
@@ -37,27 +68,68 @@ class SendBody(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        errors: dict[str, str] = {}
-        for one, other in (("to", "recipient"), ("text_body", "body")):
-            if one in attrs and other in attrs:
-                errors[other] = f"Give either {one!r} or {other!r}, not both."
-        if not (attrs.get("to") or attrs.get("recipient")):
-            errors["to"] = "At least one recipient is needed."
-        if not {"text_body", "body", "html_body"} & attrs.keys():
-            errors["body"] = "One of 'body', 'text_body' and 'html_body' is needed."
-        if attrs.get("reply_to") and any(name.lower() == "reply-to" for name, _ in attrs.get("headers", [])):
-            errors["reply_to"] = "Give it here or in 'headers', not both."
-        if len(recipients(attrs)) > settings.SMTP_MAX_RECIPIENTS:
-            errors["to"] = f"At most {settings.SMTP_MAX_RECIPIENTS} recipients, cc and bcc included."
-        for name in _NOT_OFFERED:
-            if self.initial_data.get(name):
-                errors[name] = "This version does not offer it."
+        errors = {**_doubles(attrs), **_missing(attrs), **_excess(attrs)}
         if errors:
             raise serializers.ValidationError(errors)
         return attrs
 
 
-def recipients(data: dict[str, Any]) -> list[Address]:
+class _Prototype(SendBody):
+    fields = serializers.Serializer.fields
+
+
+_FIELDS: list[Any] = []
+
+
+def _prototype_fields() -> Any:
+    if not _FIELDS:
+        _FIELDS.append(_Prototype().fields)
+    return _FIELDS[0]
+
+
+def _doubles(attrs: Mapping[str, Any]) -> dict[str, str]:
+    """What is said twice, or in two ways that exclude each other."""
+    errors = {}
+    for one, other in (("to", "recipient"), ("text_body", "body")):
+        if one in attrs and other in attrs:
+            errors[other] = f"Give either {one!r} or {other!r}, not both."
+    if attrs.get("reply_to") and any(name.lower() == "reply-to" for name, _ in attrs.get("headers", [])):
+        errors["reply_to"] = "Give it here or in 'headers', not both."
+    if "template" in attrs:
+        errors |= {name: "The template has it." for name in _BODIES if name in attrs}
+    elif "template_data" in attrs:
+        errors["template_data"] = "It is for a 'template', and none is named."
+    if "raw" in attrs:
+        allowed = {"bcc"}
+        errors |= {name: "The message in 'raw' has it." for name in _COMPOSED if name in attrs and name not in allowed}
+    return errors
+
+
+def _missing(attrs: Mapping[str, Any]) -> dict[str, str]:
+    if "raw" in attrs:
+        return {}
+    errors = {}
+    if not (attrs.get("to") or attrs.get("recipient")):
+        errors["to"] = "At least one recipient is needed."
+    if "template" not in attrs and not attrs.keys() & set(_BODIES):
+        errors["body"] = "One of 'body', 'text_body', 'html_body' and 'template' is needed."
+    return errors
+
+
+def _excess(attrs: Mapping[str, Any]) -> dict[str, str]:
+    errors = {}
+    if len(recipients(attrs)) > settings.SMTP_MAX_RECIPIENTS:
+        errors["to"] = f"At most {settings.SMTP_MAX_RECIPIENTS} recipients, cc and bcc included."
+    at = attrs.get("scheduled_at")
+    now = timezone.now()
+    if at is not None and at > now + MAX_SCHEDULED:
+        errors["scheduled_at"] = f"At most {MAX_SCHEDULED.days} days ahead."
+    if at is not None and at < now - dt.timedelta(minutes=5):
+        errors["scheduled_at"] = "That time is past."
+    return errors
+
+
+def recipients(data: Mapping[str, Any]) -> list[Address]:
     """Everyone the message goes to, once each, in the order given."""
     named: Sequence[Named] = [
         *data.get("to", ()), *data.get("recipient", ()), *data.get("cc", ()), *data.get("bcc", ()),
@@ -65,14 +137,20 @@ def recipients(data: dict[str, Any]) -> list[Address]:
     return list(dict.fromkeys(one.address for one in named))
 
 
-def draft(data: dict[str, Any], sender: Named) -> Draft:
+def draft(data: Mapping[str, Any], sender: Named) -> Draft:
     return Draft(
         sender=sender,
         to=data.get("to") or data["recipient"],
         cc=data.get("cc", ()),
         reply_to=data.get("reply_to", ()),
-        subject=data["subject"],
+        subject=data.get("subject", ""),
         text=data.get("text_body", data.get("body")),
         html=data.get("html_body"),
         headers=data.get("headers", ()),
+        attachments=data.get("attachments", ()),
     )
+
+
+def labels(data: Mapping[str, Any]) -> Labels | None:
+    tags, metadata = data.get("tags", ()), data.get("metadata", {})
+    return Labels(tuple(tags), metadata) if tags or metadata else None

@@ -106,6 +106,14 @@ class Ledger:
         account.used += amount
         return WITHIN
 
+    def state(self, rule: Rule, subject: str, now: float) -> tuple[int, float]:
+        """Return what is in hand, and when the window ends; while nobody answers, what the limit leaves."""
+        account = self._running(rule, subject, now)
+        if account is None:
+            return 0, now + rule.window_seconds
+        in_hand = account.leased - account.used
+        return (in_hand if in_hand >= 0 else rule.limit - account.used), account.ends_at
+
     def exceeded(self, rule: Rule, subject: str, now: float) -> Verdict:
         account = self._running(rule, subject, now)
         seconds = math.ceil(account.ends_at - now) if account else rule.window_seconds

@@ -59,6 +59,29 @@ class Rules:
     account_commands: Rule
 
 
+@dataclass(frozen=True, slots=True)
+class ApiRules:
+    """The limits of the API's door; failed passwords are those of the SMTP door, counted together."""
+
+    key_requests: Rule
+    user_requests: Rule
+    address_requests: Rule
+
+
+def api_from_settings() -> ApiRules:
+    """Build the API's rules from the settings as they are now."""
+    return ApiRules(
+        key_requests=_api_rule("key_requests", "requests a minute by the key {}"),
+        user_requests=_api_rule("user_requests", "requests a minute by the user {}"),
+        address_requests=_api_rule("address_requests", "requests a minute from {}"),
+    )
+
+
+def _api_rule(name: str, counted: str) -> Rule:
+    setting = f"API_RATE_LIMIT_{name.upper()}"
+    return Rule(f"limit.api_{name}", getattr(settings, setting), MINUTE, counted, setting)
+
+
 def from_settings() -> Rules:
     """Build the rules from the settings as they are now."""
     connections, network_connections = _for_address_and_network("connections", MINUTE, "connections a minute")

@@ -45,6 +45,11 @@ def of_sender(reverse_path: str) -> str:
     return _bounded(reverse_path.lower())
 
 
+def of_own_sender(user_name: str, reverse_path: str) -> str:
+    """Return the subject of an account's reverse path; strangers, who need only write it, are counted apart."""
+    return _bounded(f"{reverse_path.lower()} of {user_name}") if reverse_path else ""
+
+
 def of_user_name(user_name: str) -> str:
     """Return the subject of a name that somebody tries to log in with, whether or not there is such a user."""
     return _bounded(unicodedata.normalize("NFKC", user_name).strip().casefold())

@@ -1,16 +1,23 @@
-"""AUTH PLAIN and LOGIN as an exchange of lines (RFC 4954 §4, RFC 4616); pure: the check is `accounts.credentials`."""
+"""AUTH as an exchange of lines: PLAIN, LOGIN and CRAM-MD5 (RFC 4954 §4, RFC 4616, RFC 2195).
+
+Pure but for the challenge's clock and chance: the checks are `accounts.credentials` and `accounts.odmr`.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import enum
+import secrets
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mailflow.errors import Refused
 from mailflow.smtp.reply import Reply
 
-MECHANISMS = ("PLAIN", "LOGIN")
+PASSWORD_MECHANISMS = ("PLAIN", "LOGIN")  # which show the password to whoever can read the line
+CRAM_MD5 = "CRAM-MD5"
 MAX_CREDENTIAL_OCTETS = 1024
 
 _USERNAME = Reply(334, "", "VXNlcm5hbWU6")
@@ -20,12 +27,17 @@ _GO_AHEAD = Reply(334, "", "")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who a session authenticated as."""
+    """Who a session authenticated as: a user, or the host of a domain, by the domain's ODMR secret.
+
+    `domain` is empty for users; for a host it is its one domain, the mail of which is all that it may have, `username`
+    is the same, and `user_id` is 0.
+    """
 
     user_id: int
     username: str
     organization_id: int | None
     is_superuser: bool
+    domain: str = ""
 
 
 class Standing(enum.Enum):
@@ -47,36 +59,66 @@ class Credentials:
         return f"Credentials({self.username!r}, …)"
 
 
-class Exchange:
-    """One AUTH command: `begin`, then `go_on` with each further line, until it is `Credentials` and no challenge.
+@dataclass(frozen=True, slots=True)
+class ChallengeResponse:
+    """The answer to a challenge: `digest` is that of the challenge under a secret, in hexadecimal (RFC 2195 §2)."""
 
-    Both raise `Refused` for what is malformed, cancelled or not offered; the exchange is over then.
+    username: str
+    challenge: bytes
+    digest: str
+
+    def __repr__(self) -> str:
+        return f"ChallengeResponse({self.username!r}, …)"
+
+
+Given = Credentials | ChallengeResponse
+
+
+class Exchange:
+    """One AUTH command: `begin`, then `go_on` with each further line, until it is `Given` and no challenge.
+
+    `offered` are the mechanisms that the session may use now. Both raise `Refused` for what is malformed, cancelled or
+    not offered; the exchange is over then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, offered: Sequence[str] = PASSWORD_MECHANISMS, hostname: str = "localhost") -> None:
+        self._offered = offered
+        self._hostname = hostname
         self._is_plain = True
         self._username: str | None = None
+        self._challenge = b""
 
-    def begin(self, argument: str) -> Reply | Credentials:
+    def begin(self, argument: str) -> Reply | Given:
         """Take what stood behind AUTH: the mechanism, and perhaps an initial response."""
         mechanism, _, initial = argument.partition(" ")
         if not mechanism:
             raise Refused(Reply(501, "5.4", "Syntax: AUTH mechanism"), rule="syntax")
-        if mechanism.upper() not in MECHANISMS:
-            reply = Reply(504, "5.4", f"Mechanism is not offered; use {' or '.join(MECHANISMS)}")
+        if mechanism.upper() not in self._offered:
+            reply = Reply(504, "5.4", f"Mechanism is not offered; use {' or '.join(self._offered)}")
             raise Refused(reply, f"the mechanism {mechanism[:20]} is not offered", rule="mechanism")
+        if mechanism.upper() == CRAM_MD5:
+            if initial:  # RFC 4954 §4: here the server speaks first
+                raise Refused(Reply(501, "7.0", f"{CRAM_MD5} has no initial response"), rule="syntax")
+            return self._ask_challenge()
         self._is_plain = mechanism.upper() == "PLAIN"
         if initial:
             return self._take(_decode(initial))
         return _GO_AHEAD if self._is_plain else _USERNAME
 
-    def go_on(self, line: bytes) -> Reply | Credentials:
+    def _ask_challenge(self) -> Reply:
+        """Make a text that no session was asked before: chance, a time stamp, our name (RFC 2195 §2)."""
+        self._challenge = f"<{secrets.token_hex(16)}.{time.time_ns()}@{self._hostname}>".encode("ascii")
+        return Reply(334, "", base64.b64encode(self._challenge).decode("ascii"))
+
+    def go_on(self, line: bytes) -> Reply | Given:
         """Take the answer to a challenge."""
         if line == b"*":
             raise Refused(Reply(501, "7.0", "Authentication cancelled"), rule="cancelled")
         return self._take(_decode(line.decode("ascii", "replace")))
 
-    def _take(self, octets: bytes) -> Reply | Credentials:
+    def _take(self, octets: bytes) -> Reply | Given:
+        if self._challenge:
+            return _response(octets, self._challenge)
         if self._is_plain:
             return _plain(octets)
         if self._username is None:
@@ -94,6 +136,13 @@ def _plain(octets: bytes) -> Credentials:
         reason = f"{username[:100]} asked to act as {identity[:100]}"
         raise Refused(Reply(535, "7.8", "Authentication credentials invalid"), reason, rule="other_identity")
     return Credentials(username, password)
+
+
+def _response(octets: bytes, challenge: bytes) -> ChallengeResponse:
+    username, space, digest = _text(octets).rpartition(" ")
+    if not (space and username):
+        raise Refused(Reply(501, "5.2", f"{CRAM_MD5} is: user name, space, digest"), rule="syntax")
+    return ChallengeResponse(username, challenge, digest)
 
 
 def _decode(text: str) -> bytes:

@@ -31,6 +31,7 @@ UNREAD_OCTETS = 64 << 10  # what may wait while a command is under way
 TURN_COMMANDS = 100  # obeyed in one go; then others get their turn
 HANDSHAKE_SECONDS = 12.0
 LINGER_SECONDS = 5.0  # how long a closed connection may take to read what was said to it
+SKIPPED_OCTETS = 16  # of a line that is too long, kept to know what it was to be
 LINE_SECONDS = 60.0  # for a line, from its first octet to its last
 
 TIMED_OUT = Reply(421, "4.2", "Timeout, closing the connection")
@@ -65,7 +66,10 @@ class SmtpConnection(SMTP):
         self.transport: asyncio.BaseTransport | None = None
         self.trace_id = new_trace_id()
         self.client_address = ""
+        self.is_balancer = False  # it speaks for itself, such as for a health check
+        self.is_hidden = False  # behind a balancer that does not say who it is; the address is the balancer's
         self.is_admitted = False  # among the listener's connections
+        self.is_counted = False  # among its client's connections of a minute
         self.tls = ""
         self._buffer = bytearray()
         self._searched = 0  # so much of the buffer holds no line end
@@ -82,7 +86,9 @@ class SmtpConnection(SMTP):
         self._has_ended = False  # the peer said its last
         self.lingers = False  # the peer may still be sending when we close
         self.taker: Callable[[bytearray], Answer] | None = None  # takes content out of the buffer while some is due
+        self.heir: asyncio.Protocol | None = None  # has the connection for itself, once it was turned around
         self.deadline = math.inf  # of the loop's clock; the listener looks at it now and then
+        self.waits_since = math.inf  # when we had nothing further to say; octets of a line do not put it off
         self._task: asyncio.Task[Any] | None = None
 
     # --- what a session adds ------------------------------------------------------------------------------------------
@@ -95,8 +101,8 @@ class SmtpConnection(SMTP):
         """Take one line, without its CRLF."""
         raise NotImplementedError
 
-    def broke_the_rules(self, reply: Reply) -> Answer:
-        """Take notice of a line that is none; `reply` says so."""
+    def broke_the_rules(self, reply: Reply, line: bytes) -> Answer:
+        """Take notice of a line that is none; `reply` says so, `line` is at least how it began."""
         raise NotImplementedError
 
     def failed(self, error: Exception) -> Answer:
@@ -121,6 +127,7 @@ class SmtpConnection(SMTP):
         if self.implicit_tls:
             self.tls = tls_words(transport)
         self.set_timeout(self.listener.timeout)
+        self.waits_since = self.loop.time()
         self.begin()
 
     def begin(self) -> None:
@@ -136,7 +143,16 @@ class SmtpConnection(SMTP):
 
     @cached_property
     def is_trusted(self) -> bool:
-        return self.listener.is_trusted(self.client_address)
+        return not self.is_hidden and self.listener.is_trusted(self.client_address)
+
+    @cached_property
+    def is_exempt(self) -> bool:
+        """Whether no limit is for the client."""
+        return not self.is_hidden and self.listener.gate.is_exempt(self.client_address)
+
+    @property
+    def is_loopback(self) -> bool:
+        return not self.is_hidden and self.listener.is_loopback(self.client_address)
 
     @property
     def is_busy(self) -> bool:
@@ -148,6 +164,21 @@ class SmtpConnection(SMTP):
         """Whether mail is on its way in."""
         return False
 
+    @property
+    def is_committing(self) -> bool:
+        """Whether a message has come to its end, and is not answered yet."""
+        return False
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether something is under way that the end of the service should not break off."""
+        return not self._is_closing and (self.is_busy or self.is_in_transaction)
+
+    @property
+    def is_at_work(self) -> bool:
+        """`is_needed`, and not only for a handshake, which may be silence."""
+        return self.is_needed and not self._is_shaking_hands
+
     def connection_lost(self, error: Exception | None) -> None:
         """Give everything back; may be called twice."""
         if self.transport is None:
@@ -155,12 +186,17 @@ class SmtpConnection(SMTP):
         self.transport = None
         self._is_closing = True
         self._buffer.clear()
+        if self.heir is not None:
+            self.heir.connection_lost(error)
         self.has_gone()
         self.listener.release(self)
 
     def eof_received(self) -> bool:
         """The peer has said its last; what it already sent is still answered (`printf … | nc`)."""
         self._has_ended = True
+        if self.heir is not None:
+            self.heir.eof_received()
+            return False
         if not self._is_working:
             self._advance()
         return not self.tls and not self._is_closing
@@ -168,10 +204,16 @@ class SmtpConnection(SMTP):
     def pause_writing(self) -> None:
         """The peer asks and does not read: nothing more is obeyed until it does, for `timeout` at most."""
         self._is_write_full = True
+        if self.heir is not None:
+            self.heir.pause_writing()
+            return
         self.set_timeout(self.listener.timeout)
 
     def resume_writing(self) -> None:
         self._is_write_full = False
+        if self.heir is not None:
+            self.heir.resume_writing()
+            return
         if not self._is_working:
             self.loop.call_soon(self._advance)
 
@@ -199,7 +241,7 @@ class SmtpConnection(SMTP):
         transport: Any = self.transport
         if transport is None or self._is_closing:
             return
-        if self._is_shaking_hands:  # a reply in clear would be noise to the peer
+        if self._is_shaking_hands or self.heir is not None:  # a reply would be noise to the peer
             self.abort()
             return
         self.say(reply)
@@ -213,9 +255,25 @@ class SmtpConnection(SMTP):
             self._is_closing = True
             transport.abort()
 
+    def turn_over_to(self, heir: asyncio.Protocol) -> None:
+        """Let another have the connection from here on (RFC 2645 §5.3); that it was lost is told to both.
+
+        What the peer sent before it could know that the roles change was meant for the server that we are no more, and
+        is forgotten, as at STARTTLS.
+        """
+        self._buffer.clear()
+        self._searched = 0
+        self.heir = heir
+        if self._is_write_full:
+            heir.pause_writing()
+        self.resume_reading()
+
     # --- lines in, replies out ----------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self.heir is not None:
+            self.heir.data_received(data)
+            return
         if self._is_closing:
             return
         self._buffer += data
@@ -273,7 +331,7 @@ class SmtpConnection(SMTP):
             return line
         if len(buffer) > MAX_AUTH_OCTETS:  # longer than any line may be: the rest of it is thrown away
             if not self._is_skipping:
-                self._is_skipping, self.skipped = True, bytes(buffer[:8])
+                self._is_skipping, self.skipped = True, bytes(buffer[:SKIPPED_OCTETS])
             buffer.clear()
         self._searched = len(buffer)
         return None
@@ -281,9 +339,9 @@ class SmtpConnection(SMTP):
     def _judge_line(self, line: bytes) -> Answer:
         if self._is_skipping:
             self._is_skipping = False
-            return self.broke_the_rules(LINE_TOO_LONG)
+            return self.broke_the_rules(LINE_TOO_LONG, self.skipped)
         if line[-2:] != b"\r\n" or line.count(b"\r") != 1 or b"\0" in line:
-            return self.broke_the_rules(BARE_LINE_END)
+            return self.broke_the_rules(BARE_LINE_END, line)
         return self._attempt(self.obey, line[:-2])
 
     def _attempt(self, function: Callable[[Any], Answer], argument: bytes | bytearray) -> Answer:
@@ -318,7 +376,9 @@ class SmtpConnection(SMTP):
         self._is_working = False
         if self._is_closing:
             return
-        self.set_timeout(self.listener.idle_timeout)
+        self.waits_since = self.loop.time()
+        if self.taker is None:  # else it has set the deadline of content
+            self.deadline = self.waits_since + self.listener.idle_timeout
         if reply is not None:
             self._answer(reply)
         self.resume_reading()
@@ -394,6 +454,7 @@ class SmtpConnection(SMTP):
         self.resume_reading()
         now = self.loop.time()
         if obeyed:
+            self.waits_since = now
             self.deadline = now + self.listener.idle_timeout
         if self._buffer and self.deadline > now + LINE_SECONDS:
             # The first octets of a line; those that follow do not put its end off.

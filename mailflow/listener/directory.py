@@ -14,16 +14,16 @@ from typing import Generic, TypeVar
 
 from django.db import DatabaseError, close_old_connections, connection
 
-from accounts import addresses, credentials, users
+from accounts import addresses, credentials, odmr, sealed, users
 from accounts.addresses import Resolution
 from accounts.models import Domain, User
 from accounts.names import Address
 from mailflow import handoff
 from mailflow.errors import Unavailable
-from mailflow.handoff import Turn
-from mailflow.listener.auth import Account, Credentials, Standing
+from mailflow.handoff import Caller, Turn, Turned
+from mailflow.listener.auth import Account, ChallengeResponse, Credentials, Given, Standing
 from mailflow.message import originators
-from mailflow.message.headers import MAX_COUNTED_OCTETS, header_section_end
+from mailflow.message.headers import MAX_SCANNED_OCTETS, header_section_end
 from mailflow.policy.decision import Decision
 from mailflow.policy.sender import check_header_from, refuse_long_header_section
 from mailflow.smtp.reply import Reply
@@ -60,8 +60,10 @@ class Directory:
         """Whether the account is still on, and holds the address; asked anew for each message, never remembered."""
         return await self.ask(_standing, account.user_id, address)
 
-    async def verify(self, given: Credentials) -> Account | None:
+    async def verify(self, given: Given) -> Account | None:
         """Check a password in a thread of its own kind; raises `Unavailable` where too many are waiting."""
+        if isinstance(given, ChallengeResponse):  # no Argon2
+            return await self.ask(_verify_response, given)
         if self._auth_waiting >= MAX_WAITING_AUTH:
             raise Unavailable(AUTH_BUSY, "too many waiting for Argon2")
         self._auth_waiting += 1
@@ -78,11 +80,15 @@ class Directory:
         """Return the domains if the account holds all of them, or where none is named all that it holds; else none."""
         return await self.ask(_held_domains, account, tuple(domains))
 
+    async def may_fetch(self, account: Account, domains: Sequence[str]) -> list[str]:
+        """Return as `may_act_for` the domains whose waiting mail the account may have: a host its own, managers all."""
+        return await self.ask(_fetchable_domains, account, tuple(domains))
+
     async def start_domain(self, domain: str, actor: str) -> int:
         return await self.ask(_start_domain, domain, actor)
 
-    async def turn(self, domains: Sequence[str]) -> Turn:
-        return await self.ask(_turn, tuple(domains))
+    async def turn(self, domains: Sequence[str], caller: Caller) -> Turned | Turn:
+        return await self.ask(_turn, tuple(domains), caller)
 
     async def ask(self, question: Callable[..., T], *arguments: object) -> T:
         return await self._loop.run_in_executor(self._database, _guarded, question, *arguments)
@@ -139,6 +145,16 @@ def _verify(given: Credentials) -> Account | None:
     return Account(user.pk, user.username, user.organization_id, user.is_superuser)
 
 
+def _verify_response(given: ChallengeResponse) -> Account | None:
+    try:
+        domain = odmr.verify(given.username, given.challenge, given.digest)
+    except sealed.CannotOpen as error:
+        raise Unavailable(AUTH_BUSY, f"an ODMR secret: {error}") from error
+    if domain is None:
+        return None
+    return Account(0, domain.name, domain.organization_id, is_superuser=False, domain=domain.name)
+
+
 def _standing(user_id: int, address: Address | None) -> Standing:
     user = User.objects.select_related("organization").filter(pk=user_id).first()
     if user is None or not users.may_act(user):
@@ -149,9 +165,9 @@ def _standing(user_id: int, address: Address | None) -> Standing:
 
 
 def _check_originators(account: Account, content: bytes | SpoolFile) -> Decision:
-    octets = content.head(MAX_COUNTED_OCTETS) if isinstance(content, SpoolFile) else content
-    if header_section_end(octets) >= MAX_COUNTED_OCTETS:  # behind this another From could stand that nobody looked at
-        return refuse_long_header_section(MAX_COUNTED_OCTETS)
+    octets = content.head(MAX_SCANNED_OCTETS) if isinstance(content, SpoolFile) else content
+    if header_section_end(octets) >= MAX_SCANNED_OCTETS:  # behind this another From could stand that nobody looked at
+        return refuse_long_header_section(MAX_SCANNED_OCTETS)
     found = originators.scan(octets)
     user = User.objects.filter(pk=account.user_id).first()
     holds = addresses.may_send_as_each(user, found.addresses) if user is not None else set()
@@ -160,7 +176,11 @@ def _check_originators(account: Account, content: bytes | SpoolFile) -> Decision
 
 def _held_domains(account: Account, domains: Sequence[str]) -> list[str]:
     rows = Domain.objects.filter(is_active=True).order_by("name")
-    if not account.is_superuser:
+    if account.domain:
+        if not odmr.holds(account.domain):
+            return []
+        rows = rows.filter(name=account.domain)
+    elif not account.is_superuser:
         if account.organization_id is None:
             return []
         rows = rows.filter(organization_id=account.organization_id)
@@ -170,9 +190,21 @@ def _held_domains(account: Account, domains: Sequence[str]) -> list[str]:
     return held if not domains or set(held) == set(domains) else []
 
 
+def _fetchable_domains(account: Account, domains: Sequence[str]) -> list[str]:
+    """To take a domain's mail away is for who manages it; that no mail waits may be told to all who hold it."""
+    held = _held_domains(account, domains)
+    if account.domain or account.is_superuser:
+        return held
+    if User.objects.filter(pk=account.user_id, is_organization_admin=True).exists():
+        return held
+    rows = Domain.objects.filter(name__in=held, delivery=Domain.Delivery.DIAL_UP)
+    dial_up = set(rows.values_list("name", flat=True))
+    return [] if domains and dial_up else [name for name in held if name not in dial_up]
+
+
 def _start_domain(domain: str, actor: str) -> int:
     return handoff.current().start_domain(domain, actor=actor)
 
 
-def _turn(domains: Sequence[str]) -> Turn:
-    return handoff.current().turn(domains)
+def _turn(domains: Sequence[str], caller: Caller) -> Turned | Turn:
+    return handoff.current().turn(domains, caller)

@@ -19,6 +19,7 @@ from django.conf import settings
 
 from mailflow import counters
 from mailflow.events import NewEvent
+from mailflow.limits.rules import Verdict
 from mailflow.listener import proxy
 from mailflow.listener.connection import HANDSHAKE_SECONDS, SmtpConnection, plain_address
 from mailflow.models import Event
@@ -108,6 +109,8 @@ class Door:
         if behind_proxy and not await self._learn_client(session, peer_socket):
             return
         context = self._listener.tls_context if self._implicit_tls else None
+        if context is not None and not await self._is_within_rate(session):
+            return
         try:
             if context is None:
                 await self._loop.connect_accepted_socket(lambda: session, peer_socket)
@@ -122,15 +125,26 @@ class Door:
             logger.info("smtp.tls_failed", client_address=session.client_address, cause=str(error))
             counters.add("smtp.tls.failed")
 
+    async def _is_within_rate(self, session: SmtpConnection) -> bool:
+        """Ask the limits before the handshake: it costs us more than the client, and one that fails more often."""
+        verdict = self._listener.count_connection(session)
+        if not isinstance(verdict, Verdict):
+            verdict = await verdict
+        if verdict.exceeded:
+            _note_refusal(session, verdict.rule, f"over the limit: {verdict.words}")
+        return not verdict.exceeded
+
     async def _learn_client(self, session: SmtpConnection, peer_socket: socket.socket) -> bool:
         """Read who is behind the proxy; False where there is no saying, or no room."""
         try:
-            address = await proxy.client_behind(self._loop, peer_socket)
+            client = await proxy.client_behind(self._loop, peer_socket)
         except proxy.NoHeader as error:
             _note_refusal(session, "proxy_header", f"{error}, and {session.client_address} is in SMTP_PROXY_NETWORKS")
             return False
-        if address:
-            session.client_address = plain_address(address)
+        if client.address:
+            session.client_address = client.address
+        session.is_balancer = client.is_balancer
+        session.is_hidden = not (client.address or client.is_balancer)
         return self._is_admitted(session, peer_socket)
 
     def _settle(self, session: SmtpConnection, peer_socket: socket.socket, entering: asyncio.Task[None]) -> None:

@@ -58,9 +58,11 @@ class Gate:
 
     def message(self, session: Session, reverse_path: str) -> Answer:
         known = self._rules
-        sender = (known.sender_messages, subjects.of_sender(reverse_path))
         if session.account is not None:
-            return self.limits.take_all(((known.account_messages, session.account.username), sender))
+            name = session.account.username
+            sender = (known.sender_messages, subjects.of_own_sender(name, reverse_path))
+            return self.limits.take_all(((known.account_messages, name), sender))
+        sender = (known.sender_messages, subjects.of_sender(reverse_path))
         client = subjects.of_client(session.client_address)
         return self.limits.take_all(
             ((known.messages, client.address), (known.network_messages, client.network), sender)

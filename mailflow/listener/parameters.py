@@ -1,4 +1,4 @@
-"""The parameters of MAIL and RCPT (RFC 1870, 2852, 3030, 3461 §4, 4954 §5, 6152, 6531 §3.4); pure."""
+"""The parameters of MAIL and RCPT (RFC 1870, 2852, 3030, 3461 §4, 4954 §5, 6152, 6531 §3.4, 8689 §2); pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ _BY = re.compile(r"([+-]?[0-9]{1,9});([RNrn])([Tt]?)\Z")
 _BODY_TYPES = ("7BIT", "8BITMIME", "BINARYMIME")
 
 
-def read_envelope(parsed: PathArgument, *, extended: bool, auth_offered: bool, max_octets: int) -> Envelope:
+def read_envelope(
+    parsed: PathArgument, *, extended: bool, auth_offered: bool, max_octets: int, is_encrypted: bool = False
+) -> Envelope:
     """Return the envelope that a MAIL begins; raises `Refused` for a parameter that is unknown or wrong."""
     envelope = Envelope(parsed.address)
     if not parsed.parameters and not parsed.needs_smtputf8:
         return envelope
     _need_ehlo(parsed, extended)
     for name, value in parsed.parameters.items():
-        if not _read_parameter(envelope, name, value, auth_offered=auth_offered, max_octets=max_octets):
+        if name == "REQUIRETLS" and is_encrypted:  # RFC 8689 §2: within TLS alone, where it is announced
+            _need_no_value(name, value)
+            envelope.requires_tls = True
+        elif not _read_parameter(envelope, name, value, auth_offered=auth_offered, max_octets=max_octets):
             raise Refused(Reply(555, "5.4", f"Parameter {name[:40]} of MAIL is not recognized"))
     check_smtputf8(parsed, "FROM", declared=envelope.is_smtputf8)
     return envelope
@@ -36,8 +41,7 @@ def _read_parameter(envelope: Envelope, name: str, value: str, *, auth_offered: 
         case "BODY":
             envelope.body_type = _one_of(value, "BODY", _BODY_TYPES)
         case "SMTPUTF8":
-            if value:
-                raise Refused(Reply(501, "5.4", "SMTPUTF8 has no value"))
+            _need_no_value(name, value)
             envelope.is_smtputf8 = True
         case "BY":
             envelope.deliver_by = _deliver_by(value)
@@ -70,10 +74,15 @@ def read_recipient(address: Address, parsed: PathArgument, *, extended: bool, is
         elif name == "ORCPT":
             if len(value) > 500:
                 raise Refused(Reply(501, "5.4", "ORCPT has at most 500 characters"))
-            original = decode_orcpt(value)
+            original = decode_orcpt(value, declared=is_smtputf8)
         else:
             raise Refused(Reply(555, "5.4", f"Parameter {name[:40]} of RCPT is not recognized"))
     return Recipient(address, notify, original)
+
+
+def _need_no_value(name: str, value: str) -> None:
+    if value:
+        raise Refused(Reply(501, "5.4", f"{name} has no value"))
 
 
 def _check_auth(identity: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mailflow.listener.commands import auth, content, greeting, mail, turn
-from mailflow.listener.session import SIZE, Command, Port
+from mailflow.listener.session import REQUIRETLS, SIZE, Command, Port
 
 _COMMON: Mapping[bytes, Command] = {
     b"HELO": greeting.helo,
@@ -31,6 +31,7 @@ _MAIL: Mapping[bytes, Command] = {
 }
 _KEYWORDS = (
     "PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "DSN", "DELIVERBY", "ENHANCEDSTATUSCODES", SIZE,
+    REQUIRETLS,
 )  # fmt: skip
 
 SMTP = Port(_MAIL, (*_KEYWORDS, "ETRN"))
@@ -45,4 +46,6 @@ ODMR = Port(
         **dict.fromkeys((b"MAIL", b"RCPT", b"DATA", b"BDAT", b"VRFY", b"EXPN", b"ETRN"), greeting.not_implemented),
     },
     ("PIPELINING", "ENHANCEDSTATUSCODES", "ATRN"),
+    has_challenge=True,
 )
+ODMRS = replace(ODMR, implicit_tls=True)

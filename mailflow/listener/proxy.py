@@ -6,9 +6,11 @@ Taken from SMTP_PROXY_NETWORKS alone, where it is demanded: whoever else could s
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
+from dataclasses import dataclass
 
-from aiosmtpd.proxy_protocol import AF, V2_CMD, get_proxy
+from aiosmtpd.proxy_protocol import AF, V2_CMD, ProxyData, get_proxy
 
 HEADER_SECONDS = 5.0
 MAX_V1_OCTETS = 107
@@ -19,40 +21,63 @@ class NoHeader(Exception):
     """What came is no header; the text says why."""
 
 
-async def client_behind(loop: asyncio.AbstractEventLoop, peer_socket: socket.socket) -> str:
-    """Read the header and not an octet more; return the client's address, "" where the balancer speaks for itself.
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who is behind the balancer: `address` is empty where it does not say, or where `is_balancer` speaks itself."""
 
-    Raises `NoHeader`.
-    """
+    address: str = ""
+    is_balancer: bool = False
+
+
+async def client_behind(loop: asyncio.AbstractEventLoop, peer_socket: socket.socket) -> Client:
+    """Read the header and not an octet more; raises `NoHeader`."""
+    reader = _SocketReader(loop, peer_socket)
     try:
         async with asyncio.timeout(HEADER_SECONDS):
-            found = await get_proxy(_SocketReader(loop, peer_socket))
+            found = await get_proxy(reader)
     except TimeoutError:
         raise NoHeader("no PROXY header came in time") from None
-    except (OSError, EOFError) as error:
-        raise NoHeader(f"the connection ended before its PROXY header ({error})") from None
+    except EOFError as error:
+        raise NoHeader(str(error)) from None
+    # Of LOCAL nothing else counts, as long as the header is there to its end.
+    if found.version == 2 and found.command == V2_CMD.LOCAL and found.whole_raw:
+        return Client(is_balancer=True)
     if not found.valid:
-        raise NoHeader(found.error or "malformed PROXY header")
-    if found.command == V2_CMD.LOCAL and found.version == 2:
-        return ""
+        raise NoHeader(reader.trouble or _fault(found))
     if found.family not in (AF.INET, AF.INET6) or found.src_addr is None:
-        return ""
-    return str(found.src_addr)
+        return Client()
+    address = found.src_addr
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return Client(str(address))
+
+
+def _fault(found: ProxyData) -> str:
+    """Return what is wrong with a header; what the parser stumbled over itself says nothing to anybody."""
+    error = str(found.error)
+    return "malformed PROXY header" if not error or error.startswith("PROXY exception") else error
 
 
 class _SocketReader:
-    """What the parser reads from: a socket, octet for octet, for behind the header TLS may begin."""
+    """What the parser reads from: a socket, octet for octet, for behind the header TLS may begin.
+
+    `trouble` says what ended the reading.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, peer_socket: socket.socket) -> None:
         self._loop = loop
         self._socket = peer_socket
+        self.trouble = ""
 
     async def read(self, n: int = -1) -> bytes:
         if n > MAX_V2_OCTETS:
-            raise EOFError(f"a header of {n} octets")
-        data = await self._loop.sock_recv(self._socket, n)
+            raise self._end(f"a PROXY header of {n} octets, at most {MAX_V2_OCTETS} are read")
+        try:
+            data = await self._loop.sock_recv(self._socket, n)
+        except OSError as error:
+            raise self._end(f"the connection ended within its PROXY header ({error})") from None
         if not data:
-            raise EOFError("end of file")
+            raise self._end("the connection ended within its PROXY header")
         return data
 
     async def readexactly(self, n: int) -> bytes:
@@ -65,6 +90,10 @@ class _SocketReader:
         line = b""
         while not line.endswith(separator):
             if len(line) > MAX_V1_OCTETS:
-                raise EOFError("a line that is too long")
+                raise self._end("a PROXY line that is too long")
             line += await self.read(1)
         return line
+
+    def _end(self, trouble: str) -> EOFError:
+        self.trouble = trouble
+        return EOFError(trouble)

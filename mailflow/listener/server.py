@@ -7,6 +7,7 @@ import errno
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mailflow import counters, runtime
 from mailflow.events import NewEvent
 from mailflow.limits import subjects
 from mailflow.limits.limits import Limits
+from mailflow.limits.rules import WITHIN, Verdict
 from mailflow.listener import ports
 from mailflow.listener.certificate import CertificateSource
 from mailflow.listener.connection import SHUTTING_DOWN, SmtpConnection
@@ -34,10 +36,13 @@ logger = structlog.get_logger(__name__)
 
 BACKLOG = 512
 INTAKE_THREADS = 2
-DRAIN_SECONDS = 2.0  # with the flush below it must fit into what the supervisor gives
-FLUSH_SECONDS = 0.3
+TURNED_SHARE = 0.7  # of the drain, for the message under way of a turned session: its result is still to be written
+COMMIT_SECONDS = 1.0  # after the drain, for messages that are complete: to be told 421 and be taken is to come twice
+GOODBYE_SECONDS = 2.0  # from the beginning of the end, for clients to read that it is the end
+FLUSH_SECONDS = 0.3  # and at least so long after the drain
 DATA_GRACE_SECONDS = 60.0  # before SMTP_MIN_DATA_RATE is looked at
 LOOK_SECONDS = 0.25  # between two looks at all deadlines
+CROWDED_SHARE = 0.9  # of the places: from there on idle sessions must make room
 
 TOO_MANY = Reply(421, "3.2", "Too many connections, try again later")
 TOO_MANY_OF_YOU = Reply(421, "7.0", "Too many connections from your address, try again later")
@@ -55,6 +60,8 @@ class Listener:
         self.hostname: str = settings.SMTP_HOSTNAME
         self.greeting = f"220 {self.hostname} ESMTP mailproj\r\n".encode("ascii")
         self.postmaster_domain = self.hostname.lower()
+        self.envelope_timeout: float = settings.SMTP_ENVELOPE_TIMEOUT
+        self.is_crowded = False
         self.data_grace: float = DATA_GRACE_SECONDS
         self.data_timeout: float = settings.SMTP_DATA_TIMEOUT
         self.min_data_rate: int = settings.SMTP_MIN_DATA_RATE
@@ -68,12 +75,14 @@ class Listener:
         self.auth_requires_tls: bool = settings.SMTP_AUTH_REQUIRE_TLS
         self.certificate = certificate
         self.configure(runtime.current())
+        self.drain_seconds: float = settings.SMTP_DRAIN_SECONDS
         self.is_stopping = False
         self.gate = Gate(Limits(settings.REDIS_URL))
         self.directory = Directory(loop)
         self._intake_threads = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
         self.rooms = Rooms(_incoming_folder(), self._intake_threads, loop)
         self._connections: set[SmtpConnection] = set()
+        self.turned: set[Session] = set()  # gone or not: what came of their mail is not written down yet
         self._by_address: Counter[str] = Counter()
         self._admitted = 0  # since the last look
         self._servers: list[asyncio.Server] = []
@@ -96,6 +105,8 @@ class Listener:
             wanted.append((settings.SUBMISSION_PORT, ports.SUBMISSION))
         if self.certificate is not None and settings.SMTPS_PORT:
             wanted.append((settings.SMTPS_PORT, ports.SMTPS))
+        if self.certificate is not None and settings.ODMRS_PORT:
+            wanted.append((settings.ODMRS_PORT, ports.ODMRS))
         found = [await self._listen(number, port) for number, port in wanted]
         if settings.ODMR_PORT:
             try:
@@ -140,12 +151,21 @@ class Listener:
         for door in self._doors:
             door.close()
         for session in list(self._connections):
-            if not session.is_busy and not session.is_in_transaction:
+            if not session.is_needed:
                 session.end(SHUTTING_DOWN)
-        await self._wait_for_connections(DRAIN_SECONDS)
+        for turned in self.turned:
+            turned.wind_down()
+            self.loop.call_later(TURNED_SHARE * self.drain_seconds, turned.abort)
+        began = self.loop.time()
+        await self._wait_while(self._is_at_work, began + self.drain_seconds)
+        for session in list(self._connections):
+            if not session.is_committing:
+                session.end(SHUTTING_DOWN)
+        await self._wait_while(self._is_committing, self.loop.time() + COMMIT_SECONDS)
         for session in list(self._connections):
             session.end(SHUTTING_DOWN)
-        await self._wait_for_connections(FLUSH_SECONDS)
+        flushed = max(self.loop.time() + FLUSH_SECONDS, began + GOODBYE_SECONDS)
+        await self._wait_while(lambda: bool(self._connections or self.turned), flushed)
         for session in list(self._connections):
             session.abort()
         self._looking.cancel()
@@ -156,15 +176,22 @@ class Listener:
         self.directory.close()
         self._intake_threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _wait_for_connections(self, seconds: float) -> None:
-        deadline = self.loop.time() + seconds
-        while self._connections and self.loop.time() < deadline:  # noqa: ASYNC110  (once, at the end)
+    def _is_at_work(self) -> bool:
+        """Whether anything is under way that the end should wait for."""
+        return bool(self.turned) or any(session.is_at_work for session in self._connections)
+
+    def _is_committing(self) -> bool:
+        return any(session.is_committing for session in self._connections)
+
+    async def _wait_while(self, condition: Callable[[], bool], deadline: float) -> None:
+        while condition() and self.loop.time() < deadline:  # noqa: ASYNC110  (once, at the end)
             await asyncio.sleep(0.02)
 
     def _look_around(self) -> None:
         """End whoever is late, and tell how many there are. One timer for all: one for each connection costs more."""
         now = self.loop.time()
         self._tell_connections()
+        self.is_crowded = self.connections_together >= CROWDED_SHARE * self.max_connections
         for session in [session for session in self._connections if session.is_late(now)]:
             session.expire()
         self._looking = self.loop.call_later(LOOK_SECONDS, self._look_around)
@@ -175,17 +202,22 @@ class Listener:
     def open_connections(self) -> int:
         return len(self._connections)
 
+    @property
+    def connections_together(self) -> int:
+        """Those of the other listeners too, as last heard."""
+        return self.open_connections + self.gate.limits.other_connections
+
     def admit(self, session: SmtpConnection) -> Reply | None:
         """Count a new connection in; where there are too many, say so, leave the event and return the reply."""
         self._admitted += 1
         address = session.client_address
-        together = self.open_connections + self.gate.limits.other_connections
+        together = self.connections_together
         if self.is_stopping:
             reason, reply, rule = "the listener is shutting down", SHUTTING_DOWN, "shutting_down"
         elif together >= self.max_connections:
             reason = f"{together} connections are open, SMTP_MAX_CONNECTIONS is {self.max_connections}"
             reply, rule = TOO_MANY, "max_connections"
-        elif 0 < self.max_connections_per_address <= self._by_address[address] and not self.gate.is_exempt(address):
+        elif 0 < self.max_connections_per_address <= self._by_address[address] and not session.is_exempt:
             reason = (
                 f"{self._by_address[address]} connections of {address} are open, "
                 f"SMTP_MAX_CONNECTIONS_PER_ADDRESS is {self.max_connections_per_address}"
@@ -209,6 +241,13 @@ class Listener:
             )
         )
         return reply
+
+    def count_connection(self, session: SmtpConnection) -> Verdict | Awaitable[Verdict]:
+        """Take a connection out of its client's budget of a minute, once; a balancer's own has none."""
+        if session.is_counted or session.is_exempt or session.is_balancer:
+            return WITHIN
+        session.is_counted = True
+        return self.gate.connect(session.client_address)
 
     def release(self, session: SmtpConnection) -> None:
         """Count a connection out; may be called twice."""

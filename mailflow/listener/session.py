@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
@@ -18,6 +19,7 @@ from accounts.names import Address
 from mailflow import counters
 from mailflow.errors import Refused, Unavailable
 from mailflow.events import NewEvent
+from mailflow.handoff import Turned
 from mailflow.limits.rules import Verdict as LimitVerdict
 from mailflow.listener.auth import Account, Exchange
 from mailflow.listener.conduct import Conduct
@@ -44,13 +46,17 @@ logger = structlog.get_logger(__name__)
 
 MAX_COMMAND_OCTETS = 512  # RFC 5321 §4.5.3.1.4, with CRLF; extensions add to MAIL and RCPT
 MAX_EXTENDED_COMMAND_OCTETS = 2048
-EVENT_RECIPIENTS = 5  # named in the event of a refused message
+EVENT_RECIPIENTS = 50  # of a message that was refused get an event each
+NAMED_RECIPIENTS = 5  # in the one event of a refusal that leaves the message its chance
+CROWDED_IDLE_SECONDS = 10.0  # of silence between commands, while the listener is nearly full
 QUIT_SECONDS = 10.0  # for a client that was told 521
 
 INTERNAL_ERROR = Reply(451, "3.0", "Local error in processing, try again later")
 NOT_RECOGNIZED = Reply(500, "5.1", "Command not recognized")
 ONLY_ASCII = Reply(501, "5.2", "Only ASCII is understood here")
 NOT_UTF8 = Reply(501, "5.2", "Not valid UTF-8")
+NO_MAIL_BEGUN = Reply(421, "4.2", "Too long without a message, closing the connection")
+MAKE_ROOM = Reply(421, "3.2", "Too many connections to wait for this one, try again later")
 TOO_SLOW = Reply(421, "4.2", "Timeout, closing the connection")
 AUTH_TOO_LONG = Reply(500, "5.6", "Authentication exchange line is too long")
 NOT_AN_SMTP_CLIENT = Reply(421, "7.0", "This is an SMTP port")
@@ -71,18 +77,23 @@ _STAGES = {
 _RULES = {500: "syntax", 501: "syntax", 502: "not_offered", 503: "sequence", 504: "syntax", 555: "syntax"}
 
 SIZE = "SIZE"  # among a port's keywords; it is announced with its limit
+REQUIRETLS = "REQUIRETLS"  # announced within TLS alone
 
 Command = Callable[["Session", str], Answer]
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """What one kind of port offers. `needs_account`: nobody sends mail here without AUTH (RFC 6409 §4.3)."""
+    """What one kind of port offers. `needs_account`: nobody sends mail here without AUTH (RFC 6409 §4.3).
+
+    `has_challenge`: hosts of domains log in here, with CRAM-MD5 (RFC 2645 §5.1.2).
+    """
 
     commands: Mapping[bytes, Command]
     keywords: tuple[str, ...] = ()  # announced besides those that depend on the session
     implicit_tls: bool = False
     needs_account: bool = False
+    has_challenge: bool = False
 
 
 @dataclass(slots=True)
@@ -91,13 +102,20 @@ class Transaction:
 
     envelope: Envelope
     decisions: list[Decision] = field(default_factory=list)
-    addresses: set[Address] = field(default_factory=set)  # of its recipients
+    organizations: dict[Address, int | None] = field(default_factory=dict)  # of its recipients, in their order
+    is_noted: bool = False  # its recipients have their events of its refusal
     is_full: bool = False  # a recipient over the limit was refused
     intake: Intake | None = None  # once BDAT has begun
-    has_failed: bool = False  # a chunk was refused: no further one can help (RFC 3030 §2)
+    has_failed: bool = False  # a chunk was refused: what follows would be a message with a hole (RFC 3030 §2)
     is_over: bool = False  # its last octet has come
     began_at: float = 0.0  # its content; of the loop's clock
     until: float = math.inf  # by then, at the latest, more of its content must have come
+
+    def fail(self) -> None:
+        """Take no more of its content, and drop what there is; only RSET helps."""
+        self.has_failed = True
+        if self.intake is not None:
+            self.intake.close()
 
 
 class Declined(Refused):
@@ -125,28 +143,29 @@ class Session(SmtpConnection):
         self.account: Account | None = None
         self.transaction: Transaction | None = None
         self.exchange: Exchange | None = None  # an AUTH under way
+        self.turned: Turned | None = None  # mail that is given over this session, once it was turned around
         self.conduct = Conduct()
         self.auth_failures = 0
-        self.is_exempt = True  # from the limits; known once the client is
+        self.begin_by = math.inf  # until then content must begin; of the loop's clock
         self.commands_in_hand = 0  # that the limits have granted already
         self._stage = "connection"
+        self._verb = b""  # of the command under way
 
     # --- the beginning ------------------------------------------------------------------------------------------------
 
     def greet(self) -> Answer:
         """Greet at once, or as soon as the limits have answered."""
         listener = self.listener
-        self.is_exempt = listener.gate.is_exempt(self.client_address)
+        self.begin_by = self.loop.time() + listener.envelope_timeout
         if not listener.accepts_mail:
             self.note_refusal("no_mail", NO_MAIL_HERE, "SMTP_ACCEPTS_MAIL is off: this host takes no mail at all")
             self.port = replace(self.port, commands=_TURNED_AWAY)
             self.set_timeout(min(QUIT_SECONDS, listener.timeout))
             return NO_MAIL_HERE
-        if not self.is_exempt:
-            verdict = listener.gate.connect(self.client_address)
-            if not isinstance(verdict, LimitVerdict):
-                return self._greet_later(verdict)
-            self._stay_within(verdict)
+        verdict = listener.count_connection(self)
+        if not isinstance(verdict, LimitVerdict):
+            return self._greet_later(verdict)
+        self._stay_within(verdict)
         self.say_octets(listener.greeting)
         return None
 
@@ -192,7 +211,7 @@ class Session(SmtpConnection):
 
     def _obey(self, line: bytes) -> Answer:
         verb, _, rest = line.partition(b" ")
-        verb = verb.upper()
+        self._verb = verb = verb.upper()
         self.is_prompt = verb not in _GROUPED
         command = self.port.commands.get(verb)
         self._stage = _STAGES.get(verb, "")
@@ -207,12 +226,20 @@ class Session(SmtpConnection):
             raise Refused(NOT_UTF8 if verb in _TAKES_UTF8 else ONLY_ASCII, rule="syntax") from None
         return command(self, argument)
 
-    def broke_the_rules(self, reply: Reply) -> Answer:
+    def broke_the_rules(self, reply: Reply, line: bytes) -> Answer:
         """A line that is none; an AUTH under way is over with it."""
         self._leave_if_turned_away()
-        if reply is LINE_TOO_LONG and (self.exchange is not None or self.skipped[:5].upper() == b"AUTH "):
+        self._leave_http_alone(line)
+        verb = b"AUTH" if self.exchange is not None else _verb_of(line)
+        self.exchange, self.is_prompt, self._stage = None, True, _STAGES.get(verb, "")
+        if verb == b"BDAT" and self.transaction is not None:
+            self.transaction.fail()
+        if reply is not LINE_TOO_LONG:
+            self._note(Refused(reply, "a line with a bare CR or LF, or a NUL", rule="syntax"))
+            return self._bad(reply)
+        if verb == b"AUTH":
             reply = AUTH_TOO_LONG  # RFC 4954 §6
-        self.exchange, self.is_prompt = None, True
+        self._note(Refused(reply, f"a line of more than {MAX_AUTH_OCTETS} octets", rule="line_too_long"))
         return self._bad(reply)
 
     def _leave_if_turned_away(self) -> None:
@@ -224,17 +251,19 @@ class Session(SmtpConnection):
 
     def _unknown(self, line: bytes) -> Answer:
         self._leave_if_turned_away()
-        if _HTTP_REQUEST.match(line):
-            self.cut_off(NOT_AN_SMTP_CLIENT, "http", "an HTTP request on the SMTP port")
+        self._leave_http_alone(line)
         return self._bad(NOT_RECOGNIZED)
 
-    def data_received(self, data: bytes) -> None:
-        if data[:2] == _TLS_HELLO and not (self.tls or self.helo or self.taker or self._buffer or self._is_working):
-            reason = "a TLS handshake on a port that begins in clear"
-            self.note_refusal("tls_hello", NOT_AN_SMTP_CLIENT, reason, "connection")
-            self.end(NOT_AN_SMTP_CLIENT)
-            return
-        super().data_received(data)
+    def _leave_http_alone(self, line: bytes) -> None:
+        """Cut an HTTP client off; raises `Closed`."""
+        if _HTTP_REQUEST.match(line):
+            self.cut_off(NOT_AN_SMTP_CLIENT, "http", "an HTTP request on the SMTP port")
+
+    def _next_line(self) -> bytes | None:
+        """Look for a TLS hello first: it has no lines, and may have come before the greeting did."""
+        if not (self.helo or self.tls or self._is_skipping) and self._buffer.startswith(_TLS_HELLO):
+            self.cut_off(NOT_AN_SMTP_CLIENT, "tls_hello", "a TLS handshake on a port that begins in clear")
+        return super()._next_line()
 
     def _wait_for_peer(self, obeyed: int) -> None:
         if self.listener.is_stopping and self.transaction is None:
@@ -248,6 +277,15 @@ class Session(SmtpConnection):
     def is_in_transaction(self) -> bool:
         return self.transaction is not None
 
+    @property
+    def is_committing(self) -> bool:
+        return self.transaction is not None and self.transaction.is_over
+
+    def wind_down(self) -> None:
+        """End soon: the listener stops, and no dialogue is under way but that in which we are the client."""
+        if self.turned is not None:
+            self.turned.wind_down()
+
     def octets_wanted(self) -> None:
         """The disk has caught up with this session."""
         if self.taker is not None:
@@ -258,24 +296,30 @@ class Session(SmtpConnection):
         self.forget_transaction()
 
     def forget_transaction(self) -> None:
-        """End the transaction and give back what it holds."""
-        if self.transaction is not None and self.transaction.intake is not None:
-            self.transaction.intake.close()
+        """End the transaction and give back what it holds; the time that its content took is no delay."""
+        transaction, self.transaction = self.transaction, None
+        if transaction is None:
+            return
+        if transaction.began_at:
+            self.begin_by += self.loop.time() - transaction.began_at
+        if transaction.intake is not None:
+            transaction.intake.close()
+
+    def message_accepted(self) -> None:
+        """The transaction has ended well: the session may go on for another message's time."""
+        self.conduct.message_accepted()
         self.transaction = None
+        self.begin_by = self.loop.time() + self.listener.envelope_timeout
 
     # --- refusals -----------------------------------------------------------------------------------------------------
 
     def decline(self, decision: Decision) -> NoReturn:
         """Raise the refusal of the message under way."""
-        envelope = self.transaction.envelope if self.transaction else None
-        recipients = envelope.recipients[:EVENT_RECIPIENTS] if envelope else ()
-        raise Declined(
-            decision,
-            sender=envelope.reverse_path_text if envelope else "",
-            recipient=", ".join(str(recipient.address) for recipient in recipients),
-        )
+        raise Declined(decision)
 
     def failed(self, error: Exception) -> Answer:
+        if self._verb == b"BDAT" and self.transaction is not None:
+            self.transaction.fail()
         answer = self._told(error)
         if self.transaction is not None and self.transaction.is_over:
             self.forget_transaction()  # not sooner: the event of the refusal tells its envelope
@@ -335,39 +379,88 @@ class Session(SmtpConnection):
         self.lingers = True
         raise Closed
 
+    def is_late(self, now: float) -> bool:
+        if super().is_late(now):
+            return True
+        if self.is_busy or self._is_closing or self._is_amid_content:
+            return False
+        return self.begin_by <= now or (self.listener.is_crowded and self.waits_since + CROWDED_IDLE_SECONDS <= now)
+
+    @property
+    def _is_amid_content(self) -> bool:
+        """Whether the deadlines of content hold, not those of commands."""
+        transaction = self.transaction
+        return self.taker is not None or (
+            transaction is not None and transaction.intake is not None and not transaction.has_failed
+        )
+
     def timed_out(self) -> None:
+        now, listener = self.loop.time(), self.listener
         if self.taker is not None:
             counters.add("smtp.timeouts")
             self.note_refusal("timeout", TOO_SLOW, "the message came too slowly, or not to its end")
-        super().timed_out()
+            super().timed_out()
+        elif self._is_amid_content or self.deadline <= now < self.begin_by:
+            super().timed_out()
+        elif self.begin_by <= now:
+            reason = f"no content began within {listener.envelope_timeout:g} s (SMTP_ENVELOPE_TIMEOUT)"
+            self.note_refusal("envelope_timeout", NO_MAIL_BEGUN, reason, "connection")
+            self.end(NO_MAIL_BEGUN)
+        else:
+            silence = f"{now - self.waits_since:.0f} s without a command"
+            taken = f"{listener.connections_together} of {listener.max_connections} connections were open"
+            self.note_refusal("crowded", MAKE_ROOM, f"{silence} while {taken}", "connection")
+            self.end(MAKE_ROOM)
 
     def _note(self, refusal: Refused) -> None:
         """Leave the event of a refusal, where it is about somebody's mail."""
         if not self._stage:
             return
         rule = refusal.rule or _RULES.get(refusal.reply.code, "refused")
-        if isinstance(refusal, Declined):
+        if not isinstance(refusal, Declined):
+            self.note_refusal(rule, refusal.reply, refusal.reason)
+        elif self.transaction is not None and self.transaction.is_over:
+            decision = refusal.decision
+            self.note_refusal(rule, refusal.reply, refusal.reason, decision.stage, decisions=[decision])
+        else:
+            counters.add("smtp.refused")
             self._write_event(
                 rule, refusal.reply, refusal.reason, stage=refusal.decision.stage, sender=refusal.sender,
                 recipient=refusal.recipient, decisions=[refusal.decision], organization_id=refusal.organization_id,
             )  # fmt: skip
-        else:
-            self.note_refusal(rule, refusal.reply, refusal.reason)
 
-    def note_refusal(self, rule: str, reply: Reply, reason: str, stage: str = "") -> None:
-        """Leave an event about what this session asks for just now."""
-        envelope = self.transaction.envelope if self.transaction else None
-        recipients = envelope.recipients[:EVENT_RECIPIENTS] if envelope else ()
-        self._write_event(
-            rule, reply, reason, stage=stage or self._stage, sender=envelope.reverse_path_text if envelope else "",
-            recipient=", ".join(str(recipient.address) for recipient in recipients),
-        )  # fmt: skip
+    def note_refusal(
+        self, rule: str, reply: Reply, reason: str, stage: str = "", *, decisions: Sequence[Decision] = ()
+    ) -> None:
+        """Leave an event about what this session asks for just now; where a message is lost, one for each recipient."""
+        counters.add("smtp.refused")
+        sender = self.transaction.envelope.reverse_path_text if self.transaction else ""
+        for recipient, organization_id in self._concerned():
+            self._write_event(
+                rule, reply, reason, stage=stage or self._stage, sender=sender, recipient=recipient,
+                decisions=decisions, organization_id=organization_id,
+            )  # fmt: skip
+
+    def _concerned(self) -> Sequence[tuple[str, int | None]]:
+        """Return whom a refusal concerns: a recipient and the organization that may know of it, for each event.
+
+        What an account sends is its own organization's business. A message is refused to its recipients once.
+        """
+        transaction = self.transaction
+        if transaction is None:
+            return [("", None)]
+        is_lost = transaction.is_over or transaction.has_failed or self.taker is not None
+        if not is_lost or transaction.is_noted or not transaction.organizations:
+            return [(", ".join(map(str, islice(transaction.organizations, NAMED_RECIPIENTS))), None)]
+        transaction.is_noted = True
+        own = self.account.organization_id if self.account else None
+        recipients = islice(transaction.organizations.items(), EVENT_RECIPIENTS)
+        return [(str(address), own or organization_id) for address, organization_id in recipients]
 
     def _write_event(
         self, rule: str, reply: Reply, reason: str, *, stage: str, sender: str, recipient: str,
         decisions: Sequence[Decision] = (), organization_id: int | None = None,
     ) -> None:  # fmt: skip
-        counters.add("smtp.refused")
         account = self.account
         group.current().note(
             NewEvent(
@@ -385,6 +478,12 @@ class Session(SmtpConnection):
                 trace_id=self.trace_id,
             )
         )
+
+
+def _verb_of(line: bytes) -> bytes:
+    """Return the verb that a line, whole or not, begins with."""
+    words = line.split(None, 1)
+    return words[0].upper() if words else b""
 
 
 def _quit_turned_away(session: Session, argument: str) -> Answer:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from email.errors import HeaderParseError
 from email.header import decode_header
 
-MAX_COUNTED_OCTETS = 1 << 20  # in which Received fields are counted
-MAX_SCANNED_OCTETS = 128 << 10  # in which the other fields are looked for
+MAX_SCANNED_OCTETS = 1 << 20  # what is behind them is not looked at
 MAX_DECODED_OCTETS = 4096
 
 # On lower-cased octets, for a literal start without IGNORECASE is found by a fast search.
@@ -19,7 +18,10 @@ _SUBJECT = re.compile(rb"\r\nsubject[ \t]*:")
 _FROM = re.compile(rb"\r\nfrom[ \t]*:")
 _DATE = re.compile(rb"\r\ndate[ \t]*:")
 _MESSAGE_ID = re.compile(rb"\r\nmessage-id[ \t]*:")
-_RECEIVED = b"\r\nreceived:"
+_REFERENCES = re.compile(rb"\r\nreferences[ \t]*:")
+_IN_REPLY_TO = re.compile(rb"\r\nin-reply-to[ \t]*:")
+_MSG_ID = re.compile(r"<[^<>\s]{1,250}@[^<>\s]{1,250}>")
+_RECEIVED = re.compile(rb"\r\nreceived[ \t]*:")  # a blank before the colon is obsolete and read (RFC 5322 §4.5)
 _VALUE = re.compile(rb"[^\r]*(?:\r\n[ \t][^\r]*)*")
 # Encoded words (RFC 2047 §2) that stand together; what stands between two of them is no text.
 _WORDS = re.compile(r"=\?[^\s?]{1,75}\?[bBqQ]\?[^?]*\?=(?:\s+=\?[^\s?]{1,75}\?[bBqQ]\?[^?]*\?=)*")
@@ -36,6 +38,7 @@ class HeaderFacts:
     message_id: str
     has_message_id: bool  # be it empty
     has_date: bool
+    thread_root: str = ""  # the Message-ID that it answers in the end (RFC 5322 §3.6.4); empty where it answers none
 
 
 def header_section_end(content: bytes) -> int:
@@ -47,13 +50,17 @@ def header_section_end(content: bytes) -> int:
 
 
 def scan(content: bytes) -> HeaderFacts:
-    """Read the facts from the header section; the first field counts where one stands twice."""
-    end = min(header_section_end(content), MAX_COUNTED_OCTETS)
+    """Read the facts from the header section; the first field counts where one stands twice.
+
+    Of a section that goes on behind what is scanned nobody can say that it has no Date or Message-ID, so it counts as
+    having them: none is added where one may be.
+    """
+    end = min(header_section_end(content), MAX_SCANNED_OCTETS)
+    is_cut = end == MAX_SCANNED_OCTETS
     lowered = b"\r\n" + content[:end].lower()
-    limit = min(end, MAX_SCANNED_OCTETS) + 2
 
     def text_of(field: re.Pattern[bytes]) -> str:
-        match = field.search(lowered, 0, limit)
+        match = field.search(lowered)
         if match is None:
             return ""
         start = match.end() - 2
@@ -61,13 +68,19 @@ def scan(content: bytes) -> HeaderFacts:
         return decode_text(value[0]) if value else ""
 
     return HeaderFacts(
-        received_count=lowered.count(_RECEIVED),
+        received_count=len(_RECEIVED.findall(lowered)),
         subject=text_of(_SUBJECT),
         header_from=text_of(_FROM),
         message_id=text_of(_MESSAGE_ID)[:998],
-        has_message_id=_MESSAGE_ID.search(lowered, 0, limit) is not None,
-        has_date=_DATE.search(lowered, 0, limit) is not None,
+        has_message_id=is_cut or _MESSAGE_ID.search(lowered) is not None,
+        has_date=is_cut or _DATE.search(lowered) is not None,
+        thread_root=_first_id(text_of(_REFERENCES)) or _first_id(text_of(_IN_REPLY_TO)),
     )
+
+
+def _first_id(text: str) -> str:
+    found = _MSG_ID.search(text)
+    return found[0] if found else ""
 
 
 def decode_text(value: bytes) -> str:

@@ -33,6 +33,13 @@ class Event(models.Model):
         DELETED = "deleted", "Removed from the queue"
         AUTH_FAILED = "auth_failed", "Authentication failed"
         CAPTURED = "captured", "Captured by the sandbox"
+        HELD = "held", "Put on hold"
+        RELEASED = "released", "Released"
+        CHANGED = "changed", "Changed in the queue"
+        CANCELLED = "cancelled", "Cancelled by its sender"
+        SUPPRESSED = "suppressed", "Not sent: suppressed"
+        BOUNCE_RECEIVED = "bounce_received", "Bounce received"
+        COMPLAINT = "complaint", "Complaint received"
 
     REFUSALS = (Kind.REFUSED, Kind.AUTH_FAILED)
 

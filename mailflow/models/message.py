@@ -43,6 +43,9 @@ class Message(models.Model):
     digest = models.CharField(max_length=64, help_text="SHA-256 of the whole message, in hex.")
     body_type = models.CharField(max_length=12, blank=True, help_text="7BIT, 8BITMIME or BINARYMIME as declared.")
     is_smtputf8 = models.BooleanField(default=False, help_text="Declared SMTPUTF8 (RFC 6531 §3.4).")
+    requires_tls = models.BooleanField(
+        default=False, help_text="Demanded with REQUIRETLS: verified TLS all the way, or back to the sender (RFC 8689)."
+    )
     envelope_id = models.CharField(max_length=100, blank=True, help_text="ENVID (RFC 3461 §4.4).")
     dsn_return = models.CharField(max_length=4, blank=True, help_text="RET: FULL or HDRS (RFC 3461 §4.3).")
     user_id = models.BigIntegerField(null=True, blank=True, help_text="The account that sent it, where one did.")
@@ -52,6 +55,10 @@ class Message(models.Model):
     helo = models.CharField(max_length=255, blank=True)
     protocol = models.CharField(max_length=12, help_text="As in the Received header (RFC 3848): ESMTPSA, HTTP …")
     trace_id = models.CharField(max_length=32)
+    thread_id = models.CharField(
+        max_length=30, blank=True, help_text="thr_…, shared by all messages that answer the same first one."
+    )
+    is_reply = models.BooleanField(default=False, help_text="It names a message that it answers (RFC 5322 §3.6.4).")
     error_message = models.TextField(blank=True, help_text="Why the worst recipient failed.")
     finished_at = models.DateTimeField(null=True, blank=True, help_text="When its last recipient ended.")
 
@@ -63,7 +70,16 @@ class Message(models.Model):
                 name="message_by_organization",
                 condition=models.Q(organization_id__isnull=False),
             ),
+            models.Index(fields=["user_id", "id"], name="message_by_user", condition=models.Q(user_id__isnull=False)),
             models.Index(fields=["status", "id"], name="message_by_status"),
+            # Only replies: most mail answers nothing, and pays nothing for it.
+            models.Index(fields=["thread_id", "id"], name="reply_by_thread", condition=models.Q(is_reply=True)),
+            # What ended without success, which the queue goes on listing for some days; counted in the index alone.
+            models.Index(
+                fields=["finished_at", "status"],
+                name="message_unsuccessful",
+                condition=models.Q(finished_at__isnull=False) & ~models.Q(status="delivered"),
+            ),
             models.Index(
                 fields=["finished_at"], name="message_finished", condition=models.Q(finished_at__isnull=False)
             ),

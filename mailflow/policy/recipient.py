@@ -34,6 +34,9 @@ def check_recipient(
             return _check_foreign(address, shown, may_relay=may_relay, auth_possible=auth_possible)
         case Found.ALIAS:
             return _check_alias(shown, resolution, is_smtputf8=is_smtputf8)
+        case Found.RETURN_PATH:
+            reason = "a return path that was made here for mail that went out"
+            return Decision(_STAGE, "return_path", Verdict.ACCEPT, reason, shown)
         case Found.MAILBOX:
             return _check_quota(shown, resolution, declared_octets)
         case Found.DISABLED:
@@ -47,6 +50,10 @@ def check_recipient(
             reply = Reply(556, "1.10", "Domain does not accept mail")
             reason = f"{address.domain} is ours and only sends"
             return Decision(_STAGE, "domain_takes_no_mail", Verdict.REJECT, reason, shown, reply)
+        case Found.DIAL_UP:
+            # Who exists there its host alone knows: what it refuses when it comes for the mail is reported then.
+            reason = f"{address.domain} is ours, and its own host comes for its mail"
+            return Decision(_STAGE, "dial_up", Verdict.ACCEPT, reason, shown)
         case Found.UNKNOWN_USER:
             reply = Reply(550, "1.1", f"{shown} is unknown here")
             reason = f"{address.domain} is ours, but has no mailbox, alias or catch-all for it"

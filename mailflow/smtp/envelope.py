@@ -39,7 +39,8 @@ class DeliverBy:
 class Envelope:
     """`reverse_path` None is the null path; `dsn_return` and `envelope_id` are RET and ENVID (RFC 3461 §4.3, §4.4).
 
-    `is_smtputf8` where the client declared that envelope or headers may hold UTF-8 (RFC 6531 §3.4).
+    `is_smtputf8` where the client declared that envelope or headers may hold UTF-8 (RFC 6531 §3.4), `requires_tls`
+    where it demanded that the message go over verified TLS all the way (RFC 8689 §2).
     """
 
     reverse_path: Address | None
@@ -50,6 +51,7 @@ class Envelope:
     envelope_id: str = ""
     is_smtputf8: bool = False
     deliver_by: DeliverBy | None = None
+    requires_tls: bool = False
 
     @property
     def reverse_path_text(self) -> str:

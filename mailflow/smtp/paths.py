@@ -17,7 +17,7 @@ from mailflow.smtp.reply import Reply
 # Only ASCII separates: what else Unicode calls a space is part of a word, and refused there.
 _SPACES = re.compile(r"[ \t\r\n\f\v]+")
 _PATH = re.compile(r"[ \t\r\n\f\v]*<((?:[^<>\"\\]|\"(?:[^\"\\]|\\.)*\")*)>(?:[ \t\r\n\f\v]+(.*))?\Z", re.DOTALL)
-_SOURCE_ROUTE = re.compile(r"@[^:]*:")
+_SOURCE_ROUTE = re.compile(r"@(?:\[[^\]]*\]|[^:\[\]])*:")  # an address literal in it may have colons
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e\x80-\U0010ffff]+))?\Z")
 _IN_UTF8 = frozenset(["ORCPT"])  # parameters whose values may be beyond ASCII (RFC 6533 §3)
 _XTEXT_HEX = re.compile(r"\+([0-9A-F]{2})")
@@ -104,11 +104,14 @@ def decode_xtext(text: str) -> str:
     return decoded
 
 
-def decode_orcpt(value: str) -> str:
+def decode_orcpt(value: str, *, declared: bool = True) -> str:
     """Return ORCPT as `type;address`, the address decoded (RFC 3461 §4.2, RFC 6533 §3); raises `Refused`.
 
-    What is labelled `utf-8` but is not encoded as that asks is kept as it came: so it must be reported.
+    Beyond ASCII it needs SMTPUTF8, `declared` at MAIL (RFC 6533 §3). What is labelled `utf-8` but is not encoded
+    as that asks is kept as it came: so it must be reported.
     """
+    if not (declared or value.isascii()):
+        raise Refused(Reply(501, "5.4", "ORCPT beyond ASCII needs SMTPUTF8 at MAIL"))
     kind, semicolon, encoded = value.partition(";")
     if not (semicolon and encoded and _ADDRESS_TYPE.match(kind)):
         raise Refused(Reply(501, "5.4", "ORCPT is a type, a semicolon and an encoded address"))

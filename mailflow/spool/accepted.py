@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from accounts.keys import Charge, Usage
 from mailflow.policy.decision import Decision
 from mailflow.smtp.envelope import Envelope
 from mailflow.spool.large import Content
@@ -25,6 +27,15 @@ class Origin:
     user_id: int | None = None
     organization_id: int | None = None
     api_key_id: uuid.UUID | None = None
+    is_test: bool = False  # sent with a key for tests: it never leaves for the real world
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What the sender wants to find the message by, and see beside it; nobody else reads it."""
+
+    tags: Sequence[str] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +55,15 @@ class Accepted:
     header_from: str
     internet_message_id: str
     decisions: Sequence[Decision] = field(default=())
+    scheduled_at: dt.datetime | None = None  # no attempt before this
+    thread_root: str = ""  # the Message-ID that it answers in the end
+    labels: Labels | None = None
+    charge: Charge | None = None  # counted in the commit; beyond the limit the message is refused there
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the door may tell: the message is on disk under this id."""
+    """What the door may tell: the message is on disk under this id. `usage`: what it left of its key's day."""
 
     message_id: str
+    usage: Usage | None = None

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 from django.conf import settings
 
-from mailflow.errors import Unavailable
+from mailflow.errors import Refused, Unavailable
 from mailflow.events import NewEvent
 from mailflow.spool import write
 from mailflow.spool.accepted import Accepted, Receipt
@@ -111,7 +111,8 @@ class WriterClient(asyncio.Protocol):
         if self._transport is not None:
             self._send(is_last=True)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), END_SECONDS)
+                async with asyncio.timeout(END_SECONDS):
+                    await self._ended.wait()
             if self._transport is not None:
                 self._transport.abort()
         if self._process is not None:
@@ -200,10 +201,13 @@ class WriterClient(asyncio.Protocol):
                 self._pause = FIRST_PAUSE
                 self._look()
                 logger.info("spool.writer_ready")
-            for number, reply, cause in results:
+            for number, reply, why, rule in results:
                 accepted, done = self._waiting.pop(number)
                 self._octets -= len(accepted.content)
-                _resolve(done, Receipt(accepted.message_id) if reply is None else Unavailable(reply, cause))
+                if reply is None:
+                    _resolve(done, Receipt(accepted.message_id))
+                else:
+                    _resolve(done, Refused(reply, why, rule=rule) if rule else Unavailable(reply, why))
 
     def _look(self) -> None:
         """End a writer that has work and says nothing: its sessions would wait for as long as their clients do."""

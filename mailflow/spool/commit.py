@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
 from django.db import DataError, IntegrityError, OperationalError, connection, transaction
+from django.utils import timezone
 
+from accounts import keys
+from accounts.billing import plans
+from accounts.keys import Charge
 from mailflow import events, handoff
-from mailflow.errors import Unavailable
+from mailflow.errors import Refused, Unavailable
+from mailflow.models import Message
 from mailflow.smtp.reply import Reply
 from mailflow.spool import write
 from mailflow.spool.accepted import Accepted, Receipt
@@ -23,6 +30,9 @@ MAX_WAITING_NOTES = 10_000
 PAUSE_SECONDS = 1.0  # before events that could not be written are tried again
 
 STORAGE_FULL = Reply(452, "3.1", "Insufficient system storage; try again later")
+LIMIT_REACHED = Reply(452, "7.1", "The daily limit is reached")
+DAILY_LIMIT, PLAN_LIMIT = "daily_limit", "plan_limit"
+_SENT = (Message.Source.SUBMISSION.value, Message.Source.HTTP.value)
 NO_STORAGE = Reply(451, "3.0", "Message cannot be stored just now; try again later")
 
 
@@ -79,14 +89,65 @@ def _commit(items: Sequence[Item], notes: Sequence[events.NewEvent]) -> Outcome:
     try:
         encoded = [item.encoded() for item in items]
         with transaction.atomic():
-            entry_ids = write.write_accepted(encoded, notes)
+            results = _charged(items)
+            kept = [one for one, result in zip(encoded, results, strict=True) if isinstance(result, Receipt)]
+            entry_ids = write.write_accepted(kept, notes)
     except (DataError, IntegrityError, ValueError) as error:
         if len(items) + len(notes) > 1:
             return _one_by_one(items, notes)
         return Outcome([unavailable(error) for _ in items])  # an event that the database cannot take is given up
     except Exception as error:  # noqa: BLE001  (whatever it is: the sessions must be told, the spool must live)
         return Outcome([unavailable(error) for _ in items], unwritten=notes)
-    return Outcome([Receipt(item.accepted.message_id) for item in items], entry_ids)
+    return Outcome(results, entry_ids)
+
+
+def _charged(items: Sequence[Item]) -> list[Receipt | Exception]:
+    """Count the messages that a key's day or a plan's day is charged with, and refuse those beyond the limit.
+
+    The others stand. A refusal leaves its event with whoever hears it: the session, or the request. What a key's limit
+    keeps back costs the plan nothing.
+    """
+    results: list[Receipt | Exception] = [Receipt(item.accepted.message_id) for item in items]
+    today = timezone.now().date()
+    by_plan = _charge_plans(items, results, today)
+    places: defaultdict[Charge, list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        if item.accepted.charge is not None and isinstance(results[place], Receipt):
+            places[item.accepted.charge].append(place)
+    for charge in sorted(places, key=lambda one: (one.api_key_id, one.date)):  # in one order: no two block each other
+        theirs = places[charge]
+        allowed, count = keys.take(charge, len(theirs))
+        for number, place in enumerate(theirs, 1):
+            usage = charge.usage(count - allowed + min(number, allowed), allowed=number <= allowed)
+            message_id = items[place].accepted.message_id
+            results[place] = Receipt(message_id, usage) if usage.allowed else Refused(LIMIT_REACHED, rule=DAILY_LIMIT)
+    for organization_id, counted in by_plan.items():
+        if kept_back := sum(isinstance(results[place], Refused) for place in counted):
+            plans.give_messages_back(organization_id, today, kept_back)
+    return results
+
+
+def _charge_plans(
+    items: Sequence[Item], results: list[Receipt | Exception], today: dt.date
+) -> dict[int, Sequence[int]]:
+    """Count what organizations send against their plans; put the refusals into `results`.
+
+    Returns the places of what was counted, by organization.
+    """
+    places: defaultdict[int, list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        organization_id = item.accepted.origin.organization_id
+        if organization_id is not None and item.accepted.source in _SENT:
+            places[organization_id].append(place)
+    counted: dict[int, Sequence[int]] = {}
+    if not places:
+        return counted
+    for organization_id, limit in sorted(plans.message_limits.of(places).items()):
+        allowed = plans.take_messages(organization_id, limit, today, len(places[organization_id]))
+        for place in places[organization_id][allowed:]:
+            results[place] = Refused(Reply(452, "7.1", limit.words), rule=PLAN_LIMIT)
+        counted[organization_id] = places[organization_id][:allowed]
+    return counted
 
 
 def _one_by_one(items: Sequence[Item], notes: Sequence[events.NewEvent]) -> Outcome:

@@ -26,7 +26,8 @@ _NAMES = [field.name for field in fields(Accepted)]
 _CONTENT = _NAMES.index("content")
 _values_of = attrgetter(*_NAMES[:_CONTENT], *_NAMES[_CONTENT + 1 :])
 
-Result = tuple[int, Reply | None, str]  # number of the message; what its sender is refused with, and why
+# Number of the message; what its sender is refused with, why, and by which rule: by none where it may come again.
+Result = tuple[int, Reply | None, str, str]
 
 
 def _reducer(cls: type[Any]) -> Callable[[Any], tuple[type[Any], tuple[Any, ...]]]:

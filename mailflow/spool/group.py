@@ -67,7 +67,7 @@ class Waiter:
     def wait(self, seconds: float) -> Receipt:
         """Return the receipt, raise what the commit raised, or `Unavailable` after `seconds` (it may yet be stored)."""
         if not self._event.wait(seconds):
-            raise Unavailable(NO_STORAGE, f"no commit within {seconds} s")
+            raise Unavailable(NO_STORAGE, f"no commit within {seconds} s", in_doubt=True)
         if isinstance(self._result, Exception):
             raise self._result
         if self._result is None:

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mailflow import events, handoff
+from mailflow import events, handoff, webhook_notices
 from mailflow.content import CHUNK_OCTETS, split
-from mailflow.models import ContentChunk, Event, Message
+from mailflow.ids import thread_id_of
+from mailflow.models import ContentChunk, Event, Message, Metadata, Tag
 from mailflow.spool.accepted import Accepted
 from mailflow.spool.insert import bulk_insert, without_waiting
 
@@ -16,6 +17,7 @@ _MESSAGE_FIELDS = (
     "id", "created_at", "source", "status", "reverse_path", "recipients", "recipient_count", "subject", "header_from",
     "internet_message_id", "size_octets", "digest", "body_type", "is_smtputf8", "envelope_id", "dsn_return", "user_id",
     "organization_id", "api_key_id", "client_address", "helo", "protocol", "trace_id", "error_message",
+    "thread_id", "is_reply", "requires_tls",
 )  # fmt: skip
 HASH_SLICE_OCTETS = 2047  # beyond this hashlib drops the lock
 MAX_HASHED_UNDER_LOCK = 64 << 10
@@ -63,6 +65,7 @@ def write_chunk(message_id: str, ordinal: int, chunk: bytes) -> None:
 
 def write_accepted(batch: Sequence[Encoded], notes: Sequence[events.NewEvent] = ()) -> list[int]:
     """Insert all rows of the batch, and further events, in the caller's transaction; return the queue entries' ids."""
+    messages = [encoded.accepted for encoded in batch]
     chunks = [
         (encoded.accepted.message_id, ordinal, chunk)
         for encoded in batch
@@ -72,8 +75,18 @@ def write_accepted(batch: Sequence[Encoded], notes: Sequence[events.NewEvent] = 
     with without_waiting():
         bulk_insert(ContentChunk, _CHUNK_FIELDS, chunks)
         bulk_insert(Message, _MESSAGE_FIELDS, [_message_row(encoded) for encoded in batch])
-        events.record([*(_accepted_event(encoded.accepted) for encoded in batch), *notes])
-        return handoff.current().enqueue([encoded.accepted for encoded in batch]) if batch else []
+        _write_labels([accepted for accepted in messages if accepted.labels is not None])
+        events.record([*map(_accepted_event, messages), *notes])
+        entry_ids = handoff.current().enqueue(messages) if messages else []
+    webhook_notices.tell_of_received(messages)
+    webhook_notices.tell_of_failed_logins(notes)
+    return entry_ids
+
+
+def _write_labels(labelled: Sequence[Accepted]) -> None:
+    found = [(accepted.message_id, accepted.labels) for accepted in labelled if accepted.labels is not None]
+    bulk_insert(Metadata, ("message_id", "data"), [(pk, labels.metadata) for pk, labels in found if labels.metadata])
+    bulk_insert(Tag, ("tag", "message_id"), [(tag, pk) for pk, labels in found for tag in labels.tags])
 
 
 def _message_row(encoded: Encoded) -> tuple[object, ...]:
@@ -105,6 +118,9 @@ def _message_row(encoded: Encoded) -> tuple[object, ...]:
         origin.protocol,
         origin.trace_id,
         "",
+        thread_id_of(accepted.thread_root or accepted.internet_message_id or accepted.message_id),
+        bool(accepted.thread_root),
+        envelope.requires_tls,
     )
 
 

@@ -11,7 +11,7 @@ import socket
 from collections import deque
 from contextlib import suppress
 
-from mailflow.errors import Unavailable
+from mailflow.errors import Refused, Unavailable
 from mailflow.events import NewEvent
 from mailflow.spool.accepted import Accepted
 from mailflow.spool.commit import (
@@ -80,4 +80,8 @@ class _Writer:
 
 
 def _told(number: int, result: object) -> Result:
-    return (number, result.reply, result.cause) if isinstance(result, Unavailable) else (number, None, "")
+    if isinstance(result, Unavailable):
+        return number, result.reply, result.cause, ""
+    if isinstance(result, Refused):
+        return number, result.reply, result.reason, result.rule
+    return number, None, "", ""

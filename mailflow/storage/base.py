@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +14,11 @@ class CopyMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One message to keep for one mailbox. `copy_id` is unique and stable: storing it twice leaves one copy."""
+    """One message to keep for one mailbox. `copy_id` is unique and stable: storing it twice leaves one copy.
+
+    Two facts that spare a backend a look: `is_new`, nobody can have begun to store it; `is_spooled`, the content below
+    its Return-Path was just read from the spool.
+    """
 
     copy_id: str
     message_id: str
@@ -22,6 +27,8 @@ class Copy:
     received_at: dt.datetime
     content: bytes
     seen: bool = False
+    is_new: bool = False
+    is_spooled: bool = False
 
 
 class Storage(Protocol):
@@ -39,4 +46,8 @@ class Storage(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove; nothing happens where the key is unknown."""
+        ...
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Remove durably: what is gone when it returns stays gone. Unknown keys are passed over."""
         ...

@@ -13,7 +13,9 @@ octets stay: `prune` must also look for chunks that no row needs.
 
 from __future__ import annotations
 
-from django.db.models import Exists
+from collections.abc import Sequence
+
+from django.db.models import Exists, OuterRef
 
 from mailflow import content
 from mailflow.message.trace import return_path_line
@@ -22,6 +24,10 @@ from mailflow.storage.base import Copy
 
 NAME = "database"
 _PREFIX = "db:"
+
+
+def key_of(message_id: str) -> str:
+    return _PREFIX + message_id
 
 
 def read_delivered(message_id: str) -> bytes:
@@ -41,7 +47,7 @@ class DatabaseStorage:
 
     def put(self, copy: Copy) -> str:
         """Make sure that the octets are there; one query for a message out of the spool."""
-        if not ContentChunk.objects.filter(message_id=copy.message_id).exists():
+        if not copy.is_spooled and not ContentChunk.objects.filter(message_id=copy.message_id).exists():
             ContentChunk.objects.bulk_create(
                 (
                     ContentChunk(message_id=copy.message_id, ordinal=ordinal, octets=octets)
@@ -49,16 +55,18 @@ class DatabaseStorage:
                 ),
                 ignore_conflicts=True,
             )
-        return _PREFIX + copy.message_id
+        return key_of(copy.message_id)
 
     def read(self, key: str) -> bytes:
         return read_delivered(key.removeprefix(_PREFIX))
 
     def delete(self, key: str) -> None:
-        """Remove the octets if no row needs them any more (see above), judged and done in one statement."""
-        message_id = key.removeprefix(_PREFIX)
+        self.delete_many([key])
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Remove the octets that no row needs any more (see above), judged and done in one statement."""
         ContentChunk.objects.filter(
-            ~Exists(Message.objects.filter(pk=message_id)),
-            ~Exists(FiledMessage.objects.filter(message_id=message_id, storage=self.name)),
-            message_id=message_id,
+            ~Exists(Message.objects.filter(pk=OuterRef("message_id"))),
+            ~Exists(FiledMessage.objects.filter(message_id=OuterRef("message_id"), storage=self.name)),
+            message_id__in={key.removeprefix(_PREFIX) for key in keys},
         ).delete()

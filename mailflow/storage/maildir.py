@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class MaildirStorage:
         )
         path = self._root / key
         try:
-            found = _stored_before(path, copy.received_at)
+            found = None if copy.is_new else _stored_before(path, copy.received_at)
             if found is None:
                 found = self._write(path, copy)
             _sync_directory(found.parent)  # also for a file found: who put it there may have died before this
@@ -69,6 +69,17 @@ class MaildirStorage:
                 with suppress(FileNotFoundError):
                     path.unlink()
                     return
+        except OSError as error:
+            raise Unavailable(_CANNOT_STORE, f"maildir: {error}") from error
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
+        try:
+            for folder in {(self._root / key).parent for key in keys}:
+                for part in ("new", "cur"):
+                    with suppress(FileNotFoundError):
+                        _sync_directory(folder / part)
         except OSError as error:
             raise Unavailable(_CANNOT_STORE, f"maildir: {error}") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mailflow.storage.base import Copy, CopyMissing
 
 
@@ -26,3 +28,7 @@ class MemoryStorage:
 
     def delete(self, key: str) -> None:
         self._copies.pop(key, None)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)

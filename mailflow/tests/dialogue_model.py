@@ -97,6 +97,9 @@ class Model:
     # --- lines --------------------------------------------------------------------------------------------------------
 
     def _obey(self, line: bytes) -> None:
+        verb = line.partition(b" ")[0] if _is_whole(line) else b"".join(line.split(None, 1)[:1])
+        if verb.rstrip(b"\r\n").upper() == b"BDAT" and self.transaction is not None:
+            self.transaction.has_failed = True  # well formed chunks do not come here
         if not _is_whole(line) or (len(line) > MAX_LINE and self._challenge is None):
             self._challenge = None
             self._expect({500})
@@ -164,7 +167,7 @@ class Model:
 
     def _rcpt(self, _text: str, known: set[int] | None) -> None:
         transaction = self.transaction
-        if transaction is None or transaction.content is not None:
+        if transaction is None or transaction.content is not None or transaction.has_failed:
             self._expect({503})
         elif self._expect(known or {250, 251} | REFUSED_RECIPIENT) in (250, 251):
             transaction.has_recipient = True
@@ -178,7 +181,7 @@ class Model:
         transaction = self.transaction
         if text:
             self._expect({501})
-        elif transaction is None or transaction.content is not None or transaction.is_binary:
+        elif transaction is None or transaction.content is not None or transaction.has_failed or transaction.is_binary:
             self._expect({503})
         elif not transaction.has_recipient:
             self._expect(self._no_recipients())
@@ -202,6 +205,7 @@ class Model:
         if transaction is None or transaction.has_failed:
             self._expect({503})
         elif not transaction.has_recipient:
+            transaction.has_failed = True
             self._expect(self._no_recipients())
         else:
             transaction.content = (transaction.content or b"") + octets

@@ -67,9 +67,7 @@ def test_dots_and_ends_of_data_are_content_within_a_chunk(listener: Listener) ->
 
 
 @given(cuts=st.lists(st.integers(0, 400), max_size=12), packets=st.lists(st.integers(1, 500), max_size=8))
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_split_into_chunks_and_packets_is_the_same_message(
     listener: Listener, cuts: list[int], packets: list[int]
 ) -> None:
@@ -97,7 +95,46 @@ def test_a_chunk_without_recipient_is_read_before_it_is_refused(listener: Listen
         client.ask("MAIL FROM:<a@b.example>")
         assert client.ask("RCPT TO:<nobody@example.com>").startswith("550")
         client.send(chunk(b"QUIT\r\n") + chunk(b"QUIT\r\n", last=True) + b"NOOP\r\n")
-        assert [client.reply()[:9] for _ in range(3)] == ["554 5.5.1", "554 5.5.1", "250 2.0.0"]
+        assert [client.reply()[:9] for _ in range(3)] == ["554 5.5.1", "503 5.5.1", "250 2.0.0"]
+    assert not Message.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("refused", "code"),
+    [
+        (chunk(b"Subject: first half"), "554"),
+        (b"BDAT 1O\r\n", "501"),
+        (b"BDAT \xff\r\n", "501"),
+        (b"BDAT " + b"1" * 600 + b"\r\n", "500"),
+        (b"BDAT " + b"1" * 20_000 + b"\r\n", "500"),
+        (b"BDAT 0\n", "500"),
+        (b"bdat\n", "500"),
+    ],
+)
+def test_behind_a_refused_chunk_nothing_is_taken_until_rset(listener: Listener, refused: bytes, code: str) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        assert client.ask("MAIL FROM:<a@b.example>").startswith("250")
+        assert client.ask("RCPT TO:<nobody@example.com>").startswith("550")
+        client.send(refused)
+        assert client.reply().startswith(code)
+        for command in ("RCPT TO:<alice@example.com>", "DATA", "MAIL FROM:<a@b.example>"):
+            assert client.ask(command).startswith("503 5.5.1")
+        client.send(chunk(MAIL, last=True))
+        assert client.reply().startswith("503 5.5.1")
+        client.ask("RSET")
+        begin(client)
+        client.send(chunk(MAIL, last=True))
+        assert client.reply().startswith("250")
+    assert stored().endswith(MAIL)
+
+
+def test_a_chunk_refused_in_the_middle_takes_the_ones_before_it_along(listener: Listener) -> None:
+    with connect(listener) as client:
+        begin(client)
+        client.send(chunk(MAIL) + b"BDAT x\r\n" + chunk(b"", last=True))
+        assert [client.reply()[:9] for _ in range(3)] == ["250 2.0.0", "501 5.5.4", "503 5.5.1"]
+        assert listener.rooms.open == 0
     assert not Message.objects.exists()
 
 

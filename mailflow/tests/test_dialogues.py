@@ -54,7 +54,7 @@ TLS_HELLO = b"\x16\x03"  # at the beginning of a packet it ends the session; tha
 
 def dialogues(examples: int) -> Callable[[Any], Any]:
     slow = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=examples, deadline=None, suppress_health_check=slow)
+    return settings(max_examples=examples, suppress_health_check=slow)
 
 
 @pytest.fixture(params=["in memory", "through files", "asked before each command"])

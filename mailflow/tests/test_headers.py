@@ -25,13 +25,22 @@ def test_a_section_without_an_end_is_read_to_the_end_of_the_content() -> None:
     assert headers.scan(b"X: y\r\nSubject: last").subject == "last"
 
 
-def test_received_fields_are_counted_behind_what_is_scanned() -> None:
+def test_fields_are_found_behind_thousands_of_addresses() -> None:
+    addresses = b",\r\n ".join(b"somebody%d@example.com" % number for number in range(10_000))
+    last = b"Date: x\r\nMessage-ID: <1@x>\r\nSubject: far\r\n\r\n"
+    facts = headers.scan(b"To: " + addresses + b"\r\n" + b"Received: x\r\n" * 60 + last)
+    assert (facts.received_count, facts.subject, facts.message_id) == (60, "far", "<1@x>")
+    assert facts.has_date and facts.has_message_id
+
+
+def test_a_section_too_long_to_be_scanned_may_have_a_date() -> None:
     filler = b"X-Filler: " + b"x" * 68 + b"\r\n"
-    content = (
-        filler * (2 * headers.MAX_SCANNED_OCTETS // len(filler)) + b"Received: x\r\n" * 60 + b"Subject: far\r\n\r\n"
-    )
-    facts = headers.scan(content)
-    assert (facts.received_count, facts.subject) == (60, "")
+    facts = headers.scan(filler * (1 + headers.MAX_SCANNED_OCTETS // len(filler)) + b"Date: x\r\n\r\n")
+    assert facts.has_date and facts.has_message_id and facts.message_id == ""
+
+
+def test_a_blank_before_the_colon_hides_no_received_field() -> None:
+    assert headers.scan(b"Received : x\r\nRECEIVED\t: x\r\nReceived: x\r\nReceived-SPF: x\r\n\r\n").received_count == 3
 
 
 def test_an_endless_field_is_cut() -> None:

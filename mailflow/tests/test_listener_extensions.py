@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from accounts.models import User
+from accounts.models import Domain, Organization, User
 from mailflow import content
 from mailflow.handoff import MemoryHandoff
-from mailflow.listener import conduct, door, ports
+from mailflow.listener import conduct, door, ports, session
 from mailflow.listener.server import Listener
 from mailflow.listener.session import Session
 from mailflow.models import Event, Message
@@ -298,6 +298,21 @@ def test_over_a_limit_the_reply_is_temporary_and_the_event_names_it(
         assert f"SMTP_RATE_LIMIT_{name}" in event.summary
 
 
+def test_strangers_who_write_as_an_account_cost_it_none_of_its_mail(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
+) -> None:
+    with limited(settings, SMTP_RATE_LIMIT_SENDER_MESSAGES=2) as listener:
+        with connect(listener) as stranger:
+            stranger.ask("EHLO x")
+            answers = [stranger.ask(text)[:3] for text in ["MAIL FROM:<alice@example.com>", "RSET"] * 3]
+            assert answers == ["250", "250", "250", "250", "450", "250"]
+        with connect(listener) as client:
+            client.ask("EHLO x")
+            client.ask(AUTH)
+            answers = [client.ask(text)[:3] for text in ["MAIL FROM:<alice@example.com>", "RSET"] * 3]
+            assert answers == ["250", "250", "250", "250", "450", "250"]
+
+
 def test_who_errs_often_waits_for_each_further_answer(
     transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
 ) -> None:
@@ -344,6 +359,92 @@ def test_every_refusal_is_searchable_by_who_what_rule_and_reply(listener: Listen
     ]
 
 
+@pytest.mark.parametrize(
+    ("before", "line", "reply", "expected"),
+    [
+        ([], b"MAIL FROM:<a\rb@c.example>\r\n", "500 5.5.2", ("sender", "syntax")),
+        ([], b"rcpt TO:<a@b.example>\n", "500 5.5.2", ("recipient", "syntax")),
+        ([], b"AUTH PLAIN \0\r\n", "500 5.5.2", ("auth", "syntax")),
+        ([], b"RCPT TO:<" + b"x" * 100_000 + b"\r\n", "500 5.5.2", ("recipient", "line_too_long")),
+        ([], b"AUTH PLAIN " + b"x" * 100_000 + b"\r\n", "500 5.5.6", ("auth", "line_too_long")),
+        (["AUTH LOGIN"], b"x" * 100_000 + b"\r\n", "500 5.5.6", ("auth", "line_too_long")),
+        (["AUTH LOGIN"], b"eHg=\n", "500 5.5.2", ("auth", "syntax")),
+        ([], b"NOOP\n", "500 5.5.2", None),
+        ([], b"\n", "500 5.5.2", None),
+    ],
+)
+def test_a_line_that_is_none_leaves_the_event_of_the_command_that_it_was_to_be(
+    listener: Listener, before: list[str], line: bytes, reply: str, expected: tuple[str, str] | None
+) -> None:
+    with connect(listener) as client:
+        for command in ["EHLO x", *before]:
+            client.ask(command)
+        client.send(line)
+        assert client.reply().startswith(reply)
+        assert send_mail(client).startswith("250")  # its commit carries the notes along
+    found = list(Event.objects.filter(kind="refused").values_list("stage", "rule"))
+    assert found == ([expected] if expected else [])
+
+
+def test_a_message_refused_for_its_content_is_found_by_each_recipient_and_its_organization(listener: Listener) -> None:
+    other = Organization.objects.create(name="Other")
+    Domain.objects.create(name="other.example", organization=other, is_trusted=True)
+    User.objects.create_user("bob", "bob@other.example", "x", organization=other)
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.ask("MAIL FROM:<a@b.example>")
+        for to in ("alice@example.com", "bob@other.example", "alice+2@example.com"):
+            assert client.ask(f"RCPT TO:<{to}>").startswith("250")
+        client.ask("DATA")
+        client.send(b"a bare line end\n\r\n.\r\n")
+        assert client.reply().startswith("554")
+        assert send_mail(client).startswith("250")  # its commit carries the notes along
+    events = {event.recipient: event for event in Event.objects.filter(rule="bare_line_end")}
+    assert set(events) == {"alice@example.com", "bob@other.example", "alice+2@example.com"}
+    assert events["bob@other.example"].organization_id == other.pk
+    assert events["alice@example.com"].organization_id == User.objects.get(username="alice").organization_id
+    assert {(event.stage, event.sender) for event in events.values()} == {("content", "a@b.example")}
+
+
+def test_what_an_account_sends_is_its_organizations_business(listener: Listener) -> None:
+    other = Organization.objects.create(name="Other")
+    Domain.objects.create(name="other.example", organization=other, is_trusted=True)
+    User.objects.create_user("bob", "bob@other.example", "x", organization=other)
+    with connect(listener) as client:
+        for command in ("EHLO x", AUTH, "MAIL FROM:<alice@example.com>", "RCPT TO:<bob@other.example>", "DATA"):
+            client.ask(command)
+        client.send(b"From: boss@elsewhere.example\r\n\r\n.\r\n")
+        assert client.reply()[:3] in ("550", "554")
+    until(lambda: Event.objects.filter(kind="refused").exists())
+    event = Event.objects.get(kind="refused")
+    assert (event.recipient, event.actor) == ("bob@other.example", "alice")
+    assert event.organization_id == User.objects.get(username="alice").organization_id
+
+
+def test_the_events_of_one_message_are_bounded_and_come_once(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "EVENT_RECIPIENTS", 3)
+    listener.max_message_octets = 1000
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.ask("MAIL FROM:<a@b.example>")
+        for number in range(8):
+            client.ask(f"RCPT TO:<alice+{number}@example.com>")
+        assert client.ask("DATA now").startswith("501")  # the message may still come
+        client.send(b"BDAT 1001\r\n" + b"x" * 1001 + b"BDAT 1 LAST\r\nx")
+        assert [client.reply()[:3] for _ in range(2)] == ["552", "503"]
+        client.ask("RSET")
+        assert send_mail(client).startswith("250")
+    found = Event.objects.filter(kind="refused").order_by("pk").values_list("rule", "recipient")
+    named = ", ".join(f"alice+{number}@example.com" for number in range(5))
+    assert list(found) == [
+        ("syntax", named),
+        *[("size.over_limit", f"alice+{number}@example.com") for number in range(3)],
+        ("sequence", named),
+    ]
+
+
 # --- behind a load balancer -------------------------------------------------------------------------------------------
 
 
@@ -356,7 +457,10 @@ def behind(transactional_db: None, alice: User, memory_handoff: MemoryHandoff, s
         yield running
 
 
+V6 = socket.inet_pton(socket.AF_INET6, "2001:db8::9")
+MAPPED = socket.inet_pton(socket.AF_INET6, "::ffff:192.0.2.9")
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"
+LOCAL = V2 + b"\x20\x00\x00\x00"
 
 
 @pytest.mark.parametrize(
@@ -366,7 +470,14 @@ V2 = b"\r\n\r\n\x00\r\nQUIT\n"
         (b"PROXY TCP6 2001:db8::7 2001:db8::1 56324 25\r\n", "2001:db8::7"),
         (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
         (V2 + b"\x21\x11\x00\x0c" + socket.inet_aton("192.0.2.8") * 2 + struct.pack("!HH", 1, 25), "192.0.2.8"),
-        (V2 + b"\x20\x00\x00\x00", "127.0.0.1"),
+        (LOCAL, "127.0.0.1"),
+        (V2 + b"\x20\x11\x00\x00", "127.0.0.1"),  # of LOCAL nothing else counts
+        (V2 + b"\x21\x00\x00\x00", "127.0.0.1"),
+        (V2 + b"\x21\x31\x00\xd8" + b"/".ljust(216, b"\0"), "127.0.0.1"),
+        (V2 + b"\x21\x21\x00\x24" + V6 * 2 + struct.pack("!HH", 1, 25), "2001:db8::9"),
+        (V2 + b"\x21\x21\x00\x29" + V6 * 2 + struct.pack("!HH", 1, 25) + b"\x04\x00\x02xx", "2001:db8::9"),
+        (V2 + b"\x21\x21\x00\x24" + MAPPED * 2 + struct.pack("!HH", 1, 25), "192.0.2.9"),
+        (b"PROXY TCP6 ::ffff:192.0.2.9 ::ffff:198.51.100.1 56324 25\r\n", "192.0.2.9"),
     ],
 )
 def test_the_client_behind_the_proxy_is_the_client(behind: Listener, header: bytes, expected: str) -> None:
@@ -378,12 +489,60 @@ def test_the_client_behind_the_proxy_is_the_client(behind: Listener, header: byt
     assert Message.objects.get().client_address == expected
 
 
-@pytest.mark.parametrize("header", [b"EHLO x\r\n", b"PROXY TCP4 nonsense\r\n", b"PROXY " + b"x" * 200 + b"\r\n"])
-def test_without_its_header_a_proxy_is_not_talked_to(behind: Listener, header: bytes) -> None:
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (b"EHLO x\r\n", "unrecognized signature"),
+        (b"PROXY TCP4 nonsense\r\n", "address malformed"),
+        (b"PROXY TCP4 192.0.2.7\r\n", "malformed PROXY header"),
+        (b"PROXY\r\n", "malformed PROXY header"),
+        (b"PROXY " + b"x" * 200 + b"\r\n", "too long"),
+        (V2[:7] + b"x" * 9, "wrong signature"),
+        (V2 + b"\x21\x11\x00\x0c\xc0\x00", "ended within its PROXY header"),
+        (V2 + b"\x21\x11\x00\x04\xc0\x00\x02\x07", "truncated address"),
+        (V2 + b"\x22\x11\x00\x00", "unsupported command"),
+        (V2 + b"\x31\x11\x00\x00", "illegal version"),
+        (V2 + b"\x21\x51\x00\x00", "unsupported family"),
+        (V2 + b"\x21\x11\xff\xff", "a PROXY header of 65535 octets"),
+        (V2 + b"\x20\x00\xff\xff", "a PROXY header of 65535 octets"),
+    ],
+)
+def test_without_its_header_a_proxy_is_not_talked_to(behind: Listener, header: bytes, reason: str) -> None:
     with Client(behind.ports[0], greeting=False) as client:  # type: ignore[attr-defined]
         client.send(header)
+        client.socket.shutdown(socket.SHUT_WR)
         assert client.is_closed()
     until(lambda: Event.objects.filter(rule="proxy_header").exists())
+    assert reason in Event.objects.get().summary
+
+
+def test_a_balancers_health_checks_have_no_rate(behind: Listener, settings: Any) -> None:
+    behind.gate.limits.is_exempt = lambda client_address: False  # type: ignore[method-assign]
+    for _ in range(2 * settings.SMTP_RATE_LIMIT_CONNECTIONS):
+        with Client(behind.ports[0], greeting=False) as client:  # type: ignore[attr-defined]
+            client.send(LOCAL)
+            assert client.reply().startswith("220")
+
+
+@pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", V2 + b"\x21\x31\x00\xd8" + b"/".ljust(216, b"\0")])
+def test_a_client_whom_its_proxy_does_not_name_is_nobody_we_know(
+    behind: Listener, settings: Any, header: bytes
+) -> None:
+    settings.SMTP_TRUSTED_NETWORKS = settings.SMTP_RATE_LIMIT_EXEMPT  # loopback, as the balancer
+    for _ in range(settings.SMTP_RATE_LIMIT_CONNECTIONS):
+        with Client(behind.ports[0], greeting=False) as client:  # type: ignore[attr-defined]
+            client.send(header)
+            assert client.reply().startswith("220")
+            assert "AUTH" not in client.ask("EHLO x")
+            client.ask("MAIL FROM:<a@b.example>")
+            assert client.ask("RCPT TO:<a@foreign.example>").startswith("550")
+    with Client(behind.ports[0], greeting=False) as client:  # type: ignore[attr-defined]
+        client.send(header)
+        assert client.reply().startswith("421 4.7.0")
+    with Client(behind.ports[0], greeting=False) as client:  # type: ignore[attr-defined]
+        client.send(LOCAL)  # loopback itself is what it was
+        assert client.reply().startswith("220")
+        assert "AUTH" in client.ask("EHLO x")
 
 
 def test_more_connections_without_their_header_than_are_waited_for_are_closed(

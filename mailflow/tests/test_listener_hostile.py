@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from accounts.models import Organization, User
-from mailflow import content
+from mailflow import content, receiver
 from mailflow.handoff import MemoryHandoff
-from mailflow.listener import conduct, connection, intake, server
+from mailflow.limits.rules import WITHIN, Verdict
+from mailflow.listener import conduct, connection, intake, session
 from mailflow.listener.server import Listener
 from mailflow.listener.session import Session
 from mailflow.models import Event, Message
@@ -106,6 +107,75 @@ def arrived(listener: Listener) -> int:
     return sum(transaction.intake.octets for transaction in transactions if transaction.intake is not None)
 
 
+# --- the time of a session --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["RCPT TO:<alice+{}@example.com>", "RSET", "EHLO x"])
+def test_an_envelope_that_takes_too_long_is_cut_off_whatever_is_said_meanwhile(
+    listener: Listener, command: str
+) -> None:
+    listener.envelope_timeout = 0.8
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        assert client.ask("MAIL FROM:<a@b.example>").startswith("250")
+        for number in range(100):
+            client.send(command.format(number).encode() + b"\r\n")
+            reply = client.reply()
+            if reply.startswith("421"):
+                break
+            assert reply.startswith("250")
+            select.select([client.socket], [], [], 0.05)
+        assert reply.startswith("421 4.4.2")
+        assert client.is_closed()
+    until(lambda: Event.objects.filter(rule="envelope_timeout").exists())
+
+
+def test_the_time_of_an_envelope_begins_anew_with_each_message(listener: Listener) -> None:
+    listener.envelope_timeout = 1
+    with connect(listener) as client:
+        for _ in range(3):
+            select.select([client.socket], [], [], 0.6)
+            assert send_mail(client).startswith("250")
+
+
+def test_the_time_of_content_is_no_time_of_the_envelope(listener: Listener) -> None:
+    listener.envelope_timeout = 0.8
+    with connect(listener) as client:
+        begin_data(client)
+        select.select([client.socket], [], [], 1.2)
+        client.send(b"a bare line end\n\r\n.\r\n")
+        assert client.reply().startswith("554")
+        select.select([client.socket], [], [], 0.3)
+        assert send_mail(client).startswith("250")
+        client.ask("MAIL FROM:<a@b.example>")
+        client.ask("RCPT TO:<alice@example.com>")
+        client.send(b"BDAT 200\r\n" + b"x" * 200)
+        assert client.reply().startswith("250")
+        select.select([client.socket], [], [], 1.2)
+        assert client.ask("RSET").startswith("250")
+        assert client.ask("NOOP").startswith("250")
+
+
+def test_the_idle_make_room_while_the_listener_is_nearly_full(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "CROWDED_IDLE_SECONDS", 0.5)
+    listener.max_connections = 4
+    with connect(listener) as idle, connect(listener) as slow, connect(listener) as sending:
+        begin_data(sending)
+        slow.ask("EHLO x")
+        slow.send(b"MAIL FROM:<a@")
+        assert not select.select([idle.socket, slow.socket], [], [], 1.2)[0]  # there is room
+        with connect(listener) as fourth:
+            for client in (idle, slow):
+                assert client.reply().startswith("421 4.3.2")
+                assert client.is_closed()
+            assert fourth.greeting.startswith("220")
+            sending.send(MAIL + b".\r\n")
+            assert sending.reply().startswith("250")
+    assert Event.objects.filter(rule="crowded").count() >= 2
+
+
 # --- the end of the input, the end of the service ---------------------------------------------------------------------
 
 
@@ -138,11 +208,53 @@ def test_at_shutdown_a_message_on_its_way_is_taken_and_the_idle_are_sent_home(
     assert Message.objects.count() == 1
 
 
-def test_at_the_end_of_the_drain_data_is_ended_with_421_although_the_client_still_sends(
+def test_no_transaction_begins_behind_the_last_one_of_a_listener_that_stops(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
+) -> None:
+    settings.SMTP_PORT = settings.SMTPS_PORT = 0
+    with running_listener() as running, connect(running) as client:
+        begin_data(client)
+        stopping = threading.Thread(target=_stop, args=[running])
+        stopping.start()
+        until(lambda: running.is_stopping)
+        client.send(MAIL + b".\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<alice@example.com>\r\nDATA\r\n")
+        assert [client.reply()[:9] for _ in range(2)] == ["250 2.0.0", "421 4.3.2"]
+        assert client.is_closed()
+        client.socket.close()
+        stopping.join(10)
+    assert Event.objects.get(kind="refused").rule == "shutting_down"
+
+
+def test_a_sender_that_is_asked_about_while_the_listener_stops_begins_no_transaction(
     transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.SMTP_PORT = settings.SMTPS_PORT = 0
-    monkeypatch.setattr(server, "DRAIN_SECONDS", 0.1)
+    settings.SMTP_RATE_LIMIT_EXEMPT = []
+    answered = threading.Event()
+
+    async def late(*_: object) -> Verdict:
+        await asyncio.to_thread(answered.wait)
+        return WITHIN
+
+    with running_listener() as running, connect(running) as client:
+        client.ask("EHLO x")
+        monkeypatch.setattr(running.gate, "message", late)
+        client.send(b"MAIL FROM:<a@b.example>\r\n")
+        until(lambda: any(session.is_busy for session in running._connections))
+        stopping = threading.Thread(target=_stop, args=[running])
+        stopping.start()
+        until(lambda: running.is_stopping)
+        answered.set()
+        assert client.reply().startswith("421 4.3.2")
+        client.socket.close()
+        stopping.join(10)
+
+
+def test_at_the_end_of_the_drain_data_is_ended_with_421_although_the_client_still_sends(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
+) -> None:
+    settings.SMTP_PORT = settings.SMTPS_PORT = 0
+    settings.SMTP_DRAIN_SECONDS = 0.1
     with running_listener() as running:
         client = connect(running)
         begin_data(client)
@@ -155,6 +267,53 @@ def test_at_the_end_of_the_drain_data_is_ended_with_421_although_the_client_stil
         client.socket.close()
         stopping.join(10)
     assert not Message.objects.exists()
+
+
+def test_a_transaction_under_way_has_the_time_of_the_setting_and_the_idle_hold_nothing_up(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
+) -> None:
+    settings.SMTP_PORT = settings.SMTPS_PORT = 0
+    settings.SMTP_DRAIN_SECONDS = 30
+    with running_listener() as running, connect(running) as silent, connect(running) as sending:
+        begin_data(sending)
+        stopping = threading.Thread(target=_stop, args=[running])
+        began = running.loop.time()
+        stopping.start()
+        until(lambda: running.is_stopping)
+        while running.loop.time() < began + 2.5:  # more than the two seconds of before
+            sending.send(b"X-Slow: yes\r\n")
+            select.select([], [], [], 0.1)
+        sending.send(b"\r\n.\r\n")
+        assert [sending.reply()[:3] for _ in range(2)] == ["250", "421"]
+        sending.socket.close()
+        stopping.join(10)  # `silent` has neither read nor closed
+        assert not stopping.is_alive()
+        assert running.loop.time() < began + 10
+        assert silent.reply().startswith("421")
+    assert Message.objects.count() == 1
+
+
+def test_a_message_that_is_complete_is_answered_although_its_commit_outlasts_the_drain(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.SMTP_PORT = settings.SMTPS_PORT = 0
+    settings.SMTP_DRAIN_SECONDS = 0.1
+    put = receiver.accept_soon
+
+    def late(submission: receiver.Submission, done: Any) -> None:
+        done.loop.call_later(0.6, put, submission, done)
+
+    monkeypatch.setattr(receiver, "accept_soon", late)
+    with running_listener() as running, connect(running) as client:
+        begin_data(client)
+        client.send(MAIL + b".\r\n")
+        until(lambda: any(session.is_committing for session in running._connections))
+        stopping = threading.Thread(target=_stop, args=[running])
+        stopping.start()
+        assert [client.reply()[:3] for _ in range(2)] == ["250", "421"]
+        client.socket.close()
+        stopping.join(10)
+    assert Message.objects.count() == 1
 
 
 def _stop(listener: Listener) -> None:

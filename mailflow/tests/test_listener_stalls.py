@@ -60,6 +60,49 @@ def test_starttls_is_answered_although_the_limits_must_be_asked_first(
         assert client.ask("EHLO x").startswith("250")
 
 
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200
+
+
+@pytest.mark.parametrize(
+    ("octets", "rule"),
+    [
+        (HELLO, "tls_hello"),
+        (HELLO + b"\nMAIL FROM:<a@b.example>\r\n", "tls_hello"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "http"),
+        (b"GET / HTTP/1.1\nHost: x\n\n", "http"),
+    ],
+)
+def test_who_speaks_another_protocol_at_once_is_cut_off_when_the_limits_have_answered(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any, monkeypatch: pytest.MonkeyPatch,
+    octets: bytes, rule: str,
+) -> None:  # fmt: skip
+    settings.SMTP_PORT = settings.SMTPS_PORT = 0
+    settings.SMTP_RATE_LIMIT_EXEMPT = []
+    settings.SMTP_RATE_LIMIT_COMMANDS = 0
+
+    async def slowly(_client_address: str) -> Verdict:
+        await asyncio.sleep(0.2)
+        return WITHIN
+
+    with running_listener() as listener:
+        monkeypatch.setattr(listener.gate, "connect", slowly)
+        with Client(listener.ports[0], greeting=False) as client:  # type: ignore[attr-defined]
+            client.send(octets)
+            client.socket.settimeout(5)
+            assert [client.reply()[:9] for _ in range(2)] == ["220 local", "421 4.7.0"]
+            assert client.is_closed()
+        until(lambda: Event.objects.filter(rule=rule).exists())
+
+
+def test_a_tls_hello_that_comes_octet_by_octet_is_cut_off(listener: Listener) -> None:
+    with connect(listener) as client:
+        client.send(HELLO[:1])
+        until(lambda: any(session._buffer for session in listener._connections))
+        client.send(HELLO[1:])
+        assert client.reply().startswith("421 4.7.0")
+        assert client.is_closed()
+
+
 def test_an_answer_that_took_its_time_begins_the_clients_time_anew(listener: Listener) -> None:
     with connect(listener) as client:
         assert send_mail(client).startswith("250")
@@ -134,6 +177,28 @@ def test_a_trickle_of_chunks_is_cut_off(listener: Listener) -> None:
                 replies.append(client.reply())
         assert replies[-1].startswith("421 4.4.2")
         assert len(replies) < 50
+
+
+@pytest.mark.parametrize("command", [b"DATA\r\n", b"BDAT 10\r\n"])
+def test_content_that_never_comes_is_cut_off_although_the_limits_had_to_be_asked(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any, monkeypatch: pytest.MonkeyPatch,
+    command: bytes,
+) -> None:  # fmt: skip
+    settings.SMTP_PORT = settings.SMTPS_PORT = 0
+    settings.SMTP_RATE_LIMIT_EXEMPT = []
+
+    async def soon() -> Verdict:
+        await asyncio.sleep(0)
+        return WITHIN
+
+    with running_listener() as listener, connect(listener) as client:
+        monkeypatch.setattr(listener.gate, "commands", lambda _session: soon())
+        begin(client)
+        listener.data_grace = 0.3
+        client.send(command)
+        if command == b"DATA\r\n":
+            assert client.reply().startswith("354")
+        assert client.reply().startswith("421 4.4.2")
 
 
 def test_empty_chunks_are_chatter(listener: Listener) -> None:

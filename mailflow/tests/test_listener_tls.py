@@ -20,8 +20,8 @@ from mailflow.handoff import MemoryHandoff
 from mailflow.listener import connection, door
 from mailflow.listener.certificate import CertificateError, CertificateSource
 from mailflow.listener.server import Listener
-from mailflow.models import Message
-from mailflow.tests.test_listener import plain
+from mailflow.models import Event, Message
+from mailflow.tests.test_listener import plain, send_mail
 from mailflow.tests.wire import Client, has_room, reset, running_listener, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -75,6 +75,28 @@ def test_auth_is_offered_and_taken_after_starttls_only(secure: Listener) -> None
         assert client.ask("AUTH PLAIN " + plain("alice", "correct horse")).startswith("235")
 
 
+@pytest.mark.parametrize("number", [0, 1], ids=["STARTTLS", "implicit"])
+def test_requiretls_is_announced_and_taken_within_tls_alone_and_kept(secure: Listener, number: int) -> None:
+    """RFC 8689 §2."""
+    with Client(port(secure, number), greeting=not number) as client:
+        if number:
+            client.start_tls()
+            client.reply()
+        else:
+            assert "REQUIRETLS" not in client.ask("EHLO x")
+            assert client.ask("MAIL FROM:<a@b.example> REQUIRETLS").startswith("555 5.5.4")
+            client.ask("STARTTLS")
+            client.start_tls()
+        assert "REQUIRETLS" in client.ask("EHLO x").replace("250-", "").split("\n")
+        assert client.ask("MAIL FROM:<a@b.example> REQUIRETLS=yes").startswith("501 5.5.4")
+        for parameter, kept in ((" REQUIRETLS", True), ("", False)):
+            assert client.ask(f"MAIL FROM:<a@b.example>{parameter}").startswith("250")
+            client.ask("RCPT TO:<alice@example.com>")
+            client.ask("DATA")
+            assert client.ask("Subject: x\r\n\r\nx\r\n.").startswith("250")
+            assert Message.objects.latest("pk").requires_tls is kept
+
+
 def test_what_was_sent_in_clear_behind_starttls_is_never_obeyed(secure: Listener) -> None:
     with Client(port(secure)) as client:
         client.ask("EHLO x")
@@ -96,6 +118,24 @@ def test_mail_over_implicit_tls_is_stored_as_such(secure: Listener) -> None:
     assert message.protocol == "ESMTPSA"
     trace = content.read(message.pk).partition(b"Subject:")[0]
     assert re.search(rb"with ESMTPSA id \S+\s+for <friend@foreign.example>\s+tls TLS_[A-Z0-9_]+ \(TLSv1.[23]\);", trace)
+
+
+def test_a_proxy_header_comes_before_implicit_tls(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any, certificate: tuple[Path, Path]
+) -> None:
+    settings.SMTP_PORT, settings.SMTPS_PORT = 0, _free_port()
+    settings.SMTP_PROXY_NETWORKS = settings.SMTP_RATE_LIMIT_EXEMPT
+    with (
+        running_listener(CertificateSource(*certificate)) as running,
+        Client(port(running, 1), greeting=False) as client,
+    ):
+        client.send(b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 465\r\n")
+        client.start_tls()
+        assert client.reply().startswith("220")
+        assert send_mail(client).startswith("250")
+    message = Message.objects.get()
+    assert message.client_address == "192.0.2.7"
+    assert b"with ESMTPS " in content.read(message.pk)
 
 
 def test_a_handshake_in_clear_text_is_cut_off_and_others_are_served(secure: Listener) -> None:
@@ -147,6 +187,30 @@ def test_a_handshake_of_implicit_tls_that_fails_gives_its_place_back(secure: Lis
     client.send(octets)
     reset(client)
     until(lambda: has_room(secure))
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_handshake_of_implicit_tls_is_counted_before_it_and_once(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any, certificate: tuple[Path, Path],
+    fails: bool,
+) -> None:  # fmt: skip
+    settings.SMTP_PORT, settings.SMTPS_PORT = 0, _free_port()
+    settings.SMTP_RATE_LIMIT_EXEMPT, settings.SMTP_RATE_LIMIT_CONNECTIONS = [], 2
+    with running_listener(CertificateSource(*certificate)) as running:
+        for _ in range(2):
+            with Client(port(running, 1), greeting=False) as client:
+                if fails:
+                    client.send(b"EHLO in clear\r\n")
+                    client.reply()
+                else:
+                    client.start_tls()
+                    assert client.reply().startswith("220")
+        with Client(port(running, 1), greeting=False) as client:
+            assert client.is_closed()
+        with Client(port(running)) as client:  # all ports have one budget
+            assert client.greeting.startswith("421 4.7.0")
+        until(lambda: Event.objects.filter(rule="limit.connections").count() == 2)
+        until(lambda: running.open_connections == 0)
 
 
 def test_over_the_cap_implicit_tls_is_closed_at_once(secure: Listener) -> None:

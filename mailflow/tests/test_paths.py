@@ -34,6 +34,7 @@ def code_of(refusal: pytest.ExceptionInfo[Refused]) -> str:
         ("from: <a@b.example> size=10  BODY=8BITMIME", "a@b.example", {"SIZE": "10", "BODY": "8BITMIME"}),
         ("FROM:<> SMTPUTF8", None, {"SMTPUTF8": ""}),
         ("FROM:<@x.example,@y.example:a@b.example>", "a@b.example", {}),
+        ("FROM:<@[IPv6:2001:db8::1],@y.example,@[192.0.2.1]:a@[IPv6:::1]>", "a@[IPv6:::1]", {}),
         ('FROM:<"a > b"@b.example>', '"a > b"@b.example', {}),
         ("FROM:<用户@例え.jp> SMTPUTF8", "用户@xn--r8jz45g.jp", {"SMTPUTF8": ""}),
         ('FROM:<"> ü"@b.example>', '"> ü"@b.example', {}),
@@ -147,6 +148,13 @@ def test_an_original_recipient_is_decoded_by_its_type(value: str, decoded: str) 
 def test_an_original_recipient_without_sense_is_refused(value: str) -> None:
     with pytest.raises(Refused) as refusal:
         decode_orcpt(value)
+    assert code_of(refusal) == "501 5.5.4"
+
+
+def test_an_original_recipient_beyond_ascii_needs_smtputf8() -> None:
+    assert decode_orcpt("utf-8;\\x{FC}@b.example", declared=False) == "utf-8;ü@b.example"
+    with pytest.raises(Refused) as refusal:
+        decode_orcpt("utf-8;ü@b.example", declared=False)
     assert code_of(refusal) == "501 5.5.4"
 
 

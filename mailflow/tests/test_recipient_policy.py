@@ -57,6 +57,7 @@ def test_a_recipient_that_is_not_taken_hears_why(resolution: Resolution, rule: s
     ("resolution", "rule"),
     [
         (BOX, "mailbox"),
+        (Resolution(Found.RETURN_PATH), "return_path"),
         (ALIAS, "alias"),
         (replace(ALIAS, targets=PAIR), "alias"),
         (replace(TOLD, targets=PAIR), "alias"),  # a sender can be told of one target only

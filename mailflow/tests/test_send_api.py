@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from base64 import b64encode
+from datetime import timedelta
 from email import message_from_bytes, policy
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from django.conf import LazySettings
 from django.db import OperationalError
 from django.test import Client
+from django.utils import timezone
 
 from accounts import credentials, keys
 from accounts.models import ApiKey, DailyUsage, Domain, Organization, TrailEntry, User
@@ -89,6 +91,25 @@ def test_r5s_request_is_queued(key: str, settings: LazySettings) -> None:
     assert message.pk in read["Received"]
 
 
+def test_the_house_s_default_sender_is_not_a_tenant_s(alice: User, settings: LazySettings) -> None:
+    settings.SMTP_FROM_ADDRESS = "noreply@house.example"
+    key = keys.create("some", alice, daily_limit=9)[1]
+    answer = send(body={**R5, "sender": "noreply@house.example"}, key=key)
+    assert answer.status_code == 422 and fields_of(answer) == {"sender"}
+    assert send(body=R5, key=key).status_code == 202
+    assert Message.objects.get().reverse_path == "alice@example.com"
+    User.objects.filter(pk=alice.pk).update(is_superuser=True)
+    assert send(body=R5, key=key).status_code == 202
+    assert Message.objects.latest("created_at").reverse_path == "noreply@house.example"
+
+
+@pytest.mark.parametrize("is_test", [True, False])
+def test_what_is_sent_with_a_key_for_tests_is_a_test(alice: User, memory_handoff: MemoryHandoff, is_test: bool) -> None:
+    key = keys.create("some", alice, daily_limit=3, test=is_test)[1]
+    assert send(body=R5, key=key).status_code == 202
+    assert [accepted.origin.is_test for accepted in memory_handoff.accepted] == [is_test]
+
+
 def test_the_answer_is_czech_for_whom_asks_so(key: str) -> None:
     answer = send(body=R5, key=key, **{"Accept-Language": "cs"})
     assert answer.json()["message"] == "E-mail byl úspěšně přidán do fronty"
@@ -136,7 +157,22 @@ def test_an_administrator_may_send_as_anyone() -> None:
         ({"headers": {"X": [1]}}, "headers.X"),
         ({"headers": {f"X-{n}": "1" for n in range(101)}}, "headers"), ({"sender": "root@other.test"}, "sender"),
         ({"sender": "nobody"}, "sender"), ({"recipient": "b@example.com"}, "recipient"), ({"body": "twice"}, "body"),
-        ({"text_body": None, "html_body": None}, "body"), ({"attachments": [{"name": "a"}]}, "attachments"),
+        ({"text_body": None, "html_body": None}, "body"), ({"attachments": [{"name": "a"}]}, "attachments.0.filename"),
+        ({"attachments": "a"}, "attachments"),
+        ({"attachments": [{"filename": "a", "content": "%"}]}, "attachments.0.content"),
+        ({"attachments": [{"filename": "../a", "content": ""}]}, "attachments.0"),
+        ({"attachments": [{"filename": "a", "content": "", "content_type": "a\r\nb"}]}, "attachments.0"),
+        ({"attachments": [{"filename": "a", "content": "", "content_type": "multipart/mixed"}]}, "attachments.0"),
+        ({"attachments": [{"filename": "a", "content": "", "content_id": "<x>"}]}, "attachments.0"),
+        ({"attachments": [{"filename": "a", "content": "", "content_id": "x"}] * 2}, "attachments"),
+        ({"attachments": [{"filename": "a", "content": ""}] * 101}, "attachments"),
+        ({"tags": ["a b"]}, "tags.0"), ({"tags": [f"t{n}" for n in range(11)]}, "tags"), ({"tags": {"a": 1}}, "tags"),
+        ({"metadata": [1]}, "metadata"), ({"metadata": {"a": {}}}, "metadata.a"),
+        ({"metadata": {"a": "x" * 501}}, "metadata.a"),
+        ({"metadata": {"a": "\0"}}, "metadata.a"), ({"metadata": {str(n): 1 for n in range(51)}}, "metadata"),
+        ({"scheduled_at": "soon"}, "scheduled_at"), ({"scheduled_at": "2020-01-01T00:00:00Z"}, "scheduled_at"),
+        ({"template": "welcome"}, "text_body"), ({"template_data": {}}, "template_data"), ({"raw": "!"}, "raw"),
+        ({"raw": "RnJvbTogYQ0KDQo="}, "subject"),
         ({"to": [f"u{n}@example.com" for n in range(1001)]}, "to"), ({"subject": "\ud800"}, "subject"),
         ({"text_body": "\ud800"}, "text_body"), ({"scheduled_at": "2030-01-01"}, "scheduled_at"),
     ],
@@ -174,7 +210,8 @@ def test_wrong_credentials_are_refused_and_leave_a_trail(alice: User) -> None:
     assert send(body=R1, basic="alice:wrong").status_code == 401
     assert send(body=R1, Authorization="Basic ???").status_code == 401
     assert send(body=R1, Authorization="Basic YWxpY2U=").status_code == 401
-    assert TrailEntry.objects.get(kind="auth.failed").actor == "alice"
+    trail = TrailEntry.objects.filter(kind="auth.failed").order_by("pk")
+    assert list(trail.values_list("actor", "subject")) == [("", "X-API-Key"), ("alice", "HTTP Basic")]
 
 
 def test_a_key_in_the_url_is_not_looked_at(key: str) -> None:
@@ -292,3 +329,88 @@ def test_a_person_sends_from_an_own_address_in_any_script(alice: User) -> None:
 @pytest.mark.parametrize("address", ["ü\u202e@example.com", "a@💩.la", "ü ü@example.com", "ü" * 33 + "@example.com"])
 def test_an_address_that_nobody_can_read_is_refused_naming_the_field(key: str, address: str) -> None:
     assert fields_of(send(body={**R5, "cc": [address]}, key=key)) == {"cc.0"}
+
+
+# --- what a key may be used for ---
+
+
+def bound(alice: User, **limits: Any) -> str:
+    return keys.create("bound", alice, daily_limit=9, **limits)[1]
+
+
+def test_a_key_that_may_only_read_does_not_send(alice: User) -> None:
+    answer = send(body=R5, key=bound(alice, scopes=["read"]))
+    assert answer.status_code == 403 and "scope 'send'" in answer.json()["detail"]
+    assert answer.json()["code"] == "FORBIDDEN" and not Message.objects.exists()
+
+
+def test_a_key_that_may_only_send_does_not_read(alice: User) -> None:
+    key = bound(alice, scopes=["send"])
+    assert send(body=R1, key=key).status_code == 202
+    answer = Client(headers={"X-API-Key": key}).get("/api/v1/emails")
+    assert answer.status_code == 403 and "scope 'read'" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "sender", "status"),
+    [
+        ({"allowed_domains": ["example.com"]}, "shop@example.com", 202),
+        ({"allowed_domains": ["example.net"]}, "shop@example.com", 422),
+        ({"allowed_addresses": ["shop@example.com"]}, "Shop <shop@example.com>", 202),
+        ({"allowed_addresses": ["shop@example.com"]}, "alice@example.com", 422),
+        ({"allowed_addresses": ["shop@example.com"]}, "shop@foreign.example", 422),
+        ({"allowed_domains": ["foreign.example"]}, "shop@foreign.example", 422),  # its user does not hold it
+    ],
+)
+def test_a_sender_outside_of_the_keys_is_refused_by_name(
+    alice: User, limits: dict[str, Any], sender: str, status: int
+) -> None:
+    answer = send(body={**R1, "sender": sender}, key=bound(alice, **limits))
+    assert answer.status_code == status
+    if status == 422:
+        assert fields_of(answer) == {"sender"} and not Message.objects.exists()
+        assert DailyUsage.objects.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "sender"),
+    [
+        ({}, "noreply@example.com"),
+        ({"allowed_domains": ["example.com"]}, "noreply@example.com"),
+        ({"allowed_addresses": ["alice@example.com"]}, "alice@example.com"),
+        ({"allowed_addresses": ["shop@example.com", "x@example.com"]}, "shop@example.com"),
+        ({"allowed_domains": ["other.example"]}, None),
+        ({"allowed_addresses": ["shop@foreign.example"]}, None),
+    ],
+)
+def test_without_a_sender_a_key_takes_one_that_it_may_use(
+    alice: User, limits: dict[str, Any], sender: str | None
+) -> None:
+    answer = send(body=R5, key=bound(alice, **limits))
+    if sender is None:
+        assert answer.status_code == 422 and fields_of(answer) == {"sender"}
+    else:
+        assert answer.status_code == 202 and Message.objects.get().reverse_path == sender
+
+
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [({"allowed_domains": ["example.com"]}, 202), ({"allowed_addresses": ["shop@example.com"]}, 422)],
+)
+def test_a_whole_message_bears_no_sender_outside_of_the_keys(alice: User, limits: dict[str, Any], status: int) -> None:
+    raw = b64encode(b"From: alice@example.com\r\nTo: bob@elsewhere.example\r\n\r\nHello\r\n").decode()
+    answer = send(body={"raw": raw}, key=bound(alice, **limits))
+    assert answer.status_code == status, answer.content
+    if status == 422:
+        assert fields_of(answer) == {"raw"} and "shop@example.com only" in answer.json()["detail"]
+
+
+def test_an_expired_key_is_no_key(alice: User) -> None:
+    key = bound(alice, expires_at=timezone.now() - timedelta(seconds=1))
+    answer = send(body=R1, key=key)
+    assert answer.status_code == 401 and "expired" in answer.json()["detail"]
+
+
+def test_the_use_of_a_key_is_noted(alice: User) -> None:
+    send(body=R1, key=bound(alice))
+    assert ApiKey.objects.get().last_used_at is not None

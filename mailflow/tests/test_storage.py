@@ -181,6 +181,19 @@ def test_a_copy_stored_again_after_a_crash_is_not_doubled(maildir: MaildirStorag
     assert len(files(inbox(tmp_path))) == 1
 
 
+def test_a_copy_that_is_new_is_not_looked_for(
+    maildir: MaildirStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(*_places: object) -> None:
+        raise AssertionError("it looked")
+
+    monkeypatch.setattr("mailflow.storage.maildir._stored_before", look)
+    copy = new_copy()
+    assert maildir.read(maildir.put(replace(copy, is_new=True))) == copy.content
+    with pytest.raises(AssertionError):
+        maildir.put(copy)
+
+
 def test_a_leftover_in_tmp_harms_nobody(maildir: MaildirStorage, tmp_path: Path) -> None:
     copy = new_copy()
     key = maildir.put(copy)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ from django.db import connection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounts.models import User
+from accounts.billing import plans
+from accounts.models import Plan, User
 from accounts.names import parse_address
 from mailflow import content, receiver
-from mailflow.errors import Unavailable
+from mailflow.errors import Refused, Unavailable
 from mailflow.events import NewEvent
 from mailflow.handoff import MemoryHandoff
 from mailflow.models import Event, Message
@@ -76,7 +78,11 @@ def test_a_frame_says_what_was_put_in_however_it_is_cut(bodies: list[bytes], cut
 
 def test_results_go_the_other_way() -> None:
     frames = Frames()
-    results = [(7, None, ""), (8, Reply(452, "3.1", "full"), "no space")]
+    results = [
+        (7, None, "", ""),
+        (8, Reply(452, "3.1", "full"), "no space", ""),
+        (9, Reply(452, "7.1", "no"), "no", "rule"),
+    ]
     frames.feed(pack_results([]) + pack_results(results))
     assert [list(found) for found in frames.results()] == [[], results]
 
@@ -173,6 +179,35 @@ def test_what_the_writer_commits_is_stored_whole_with_its_events(
     assert Event.objects.filter(kind="accepted").count() == 150
     assert Event.objects.get(kind="refused").summary == "a refusal"
     assert set(memory_handoff.rung) == set(range(150))
+
+
+@pytestmark_rows
+def test_what_a_plan_refuses_comes_back_as_that_refusal_and_leaves_its_event_to_the_session(
+    alice: User, memory_handoff: MemoryHandoff, writers: Writers
+) -> None:
+    plans.message_limits.forget()
+    Plan.objects.create(name="Free", is_default=True, max_messages_a_day=1)
+    sent = submission()
+    origin = replace(sent.origin, organization_id=alice.organization_id)
+    sent = replace(sent, source=Message.Source.SUBMISSION.value, origin=origin)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        spool = WriterClient(loop, writers)
+        spool.start()
+        await ready(spool)
+        first, second = Waiting(loop), Waiting(loop)
+        spool.put(receiver.examine(sent), first)
+        spool.put(receiver.examine(sent), second)
+        assert isinstance(await first.result, Receipt)
+        refusal = await second.result
+        assert isinstance(refusal, Refused)
+        assert (refusal.rule, refusal.reply.code) == ("plan_limit", 452)
+        assert refusal.reason == refusal.reply.text
+        await spool.stop()
+
+    run(main)
+    assert not Event.objects.filter(kind="refused").exists()
 
 
 @pytestmark_rows

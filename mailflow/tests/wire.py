@@ -117,7 +117,7 @@ class Client:
         return self.line() == ""
 
 
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     """Return when the condition holds; fail where it never does."""
     end = time.monotonic() + seconds
     pause = threading.Event()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from django.utils.translation import get_language_from_request
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.permissions import BasePermission
@@ -81,6 +81,21 @@ class Restarted(serializers.Serializer[Any]):
     message = serializers.CharField(help_text="For people, in the language of Accept-Language.")
 
 
+_PUT = [
+    OpenApiExample("R1", value={"max_workers": 8, "pool_size": 20, "timeout": 60}, request_only=True),
+    OpenApiExample("The environment's value again", value={"timeout": None}, request_only=True),
+]
+_RESTART = [
+    OpenApiExample("The SMTP listeners", value={"service": "smtp"}, request_only=True),
+    OpenApiExample(
+        "R1",
+        value={"status": "restarted", "message": "SMTP server was restarted successfully"},
+        response_only=True,
+        status_codes=["200"],
+    ),
+]
+
+
 class ConfigView(APIView):
     """What the running processes work with. A change reaches each of them within two seconds and outlives a restart."""
 
@@ -95,6 +110,7 @@ class ConfigView(APIView):
         parameters=[SERVICE],
         request=ConfigBody,
         responses={200: ConfigAnswer, 400: OpenApiResponse(description="A field is unknown or out of its range.")},
+        examples=_PUT,
     )
     def put(self, request: Request) -> Response:
         """Set the fields that are given, all or none."""
@@ -116,6 +132,7 @@ class RestartView(APIView):
         parameters=[OpenApiParameter("service", str, enum=runtime.RESTARTABLE, description="Or in the body.")],
         request=RestartBody,
         responses=Restarted,
+        examples=_RESTART,
     )
     def post(self, request: Request) -> Response:
         asked = request.query_params.get("service", _object(request).get("service", SMTP))

@@ -7,13 +7,14 @@ from typing import Any
 from django.conf import settings
 from django.db import Error
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.api.problems import RETRY_AFTER_SECONDS
 from mailflow import figures as live
 from mailproj import health, machine
 from mailproj.health import Check
@@ -38,6 +39,16 @@ class CheckResult(serializers.Serializer[Any]):
     words = serializers.CharField()
 
 
+class Features(serializers.Serializer[Any]):
+    """What this system is set up for (R3)."""
+
+    smtp_authentication = serializers.BooleanField()
+    smtp_tls = serializers.BooleanField()
+    reception = serializers.BooleanField(help_text="Whether mail from outside is taken.")
+    billing = serializers.BooleanField()
+    sandbox = serializers.BooleanField(help_text="Whether all mail goes to the simulated internet.")
+
+
 class Health(serializers.Serializer[Any]):
     """Figures that need the database are null while it is away."""
 
@@ -51,6 +62,10 @@ class Health(serializers.Serializer[Any]):
     memory = Memory()
     checks = serializers.DictField(child=CheckResult())
     failing = serializers.ListField(child=serializers.CharField())
+    features = Features()
+
+
+_UNHEALTHY = OpenApiResponse(Health, description="A check fails; `failing` names it.")
 
 
 class HealthView(APIView):
@@ -59,7 +74,7 @@ class HealthView(APIView):
     authentication_classes: list[type] = []
     permission_classes = [AllowAny]
 
-    @extend_schema(auth=[], responses={200: Health, 503: Health})
+    @extend_schema(auth=[], responses={200: Health, 503: _UNHEALTHY})
     def get(self, request: Request) -> Response:
         checks = health.run_checks()
         failing = [check.name for check in checks if not check.passed]
@@ -71,8 +86,20 @@ class HealthView(APIView):
             "memory": {"allocated_mb": allocated, "heap_mb": heap},
             "checks": {check.name: _result(check) for check in checks},
             "failing": failing,
+            "features": _features(),
         }
-        return Response(body, status=503 if failing else 200, headers={"Cache-Control": "no-store"})
+        headers = {"Cache-Control": "no-store", **({"Retry-After": str(RETRY_AFTER_SECONDS)} if failing else {})}
+        return Response(body, status=503 if failing else 200, headers=headers)
+
+
+def _features() -> dict[str, bool]:
+    return {
+        "smtp_authentication": settings.SMTP_ENABLE_AUTH,
+        "smtp_tls": settings.SMTP_ENABLE_TLS,
+        "reception": settings.SMTP_ACCEPTS_MAIL,
+        "billing": bool(settings.STRIPE_API_KEY),
+        "sandbox": settings.DELIVERY_MODE == "sandbox",
+    }
 
 
 def _result(check: Check) -> dict[str, str]:

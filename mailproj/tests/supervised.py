@@ -1,8 +1,8 @@
 """A program for test_supervisor: runs stand-in services under the real supervisor, everything said on one pipe.
 
-Usage: `python -m mailproj.tests.supervised RUN_DIR STOP_LIMIT STAGES`, the stages as JSON lists of `[name, behaviour]`
-or `[name, behaviour, stop_seconds]`. Where RUN_DIR has a folder `work` the services run in it, where it has a folder
-`log` what they say goes there.
+Usage: `python -m mailproj.tests.supervised RUN_DIR STOP_LIMIT STAGES`, the stages as JSON lists of `[name, behaviour,
+stop_seconds, alone_seconds]`, without the last or the last two where they do not matter. Where RUN_DIR has a folder
+`work` the services run in it, where it has a folder `log` what they say goes there.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ while True:
 """
 
 
-def _service(name: str, behaviour: str, stop_seconds: float = 20.0) -> Service:
+def _service(name: str, behaviour: str, stop_seconds: float = 20.0, alone_seconds: float | None = None) -> Service:
     given = b" having read" if behaviour == "reader" else b""
     argv = [sys.executable, "-c", STAND_IN, name, behaviour]
-    return Service(name, argv, lambda: behaviour != "failing", given, stop_seconds)
+    return Service(name, argv, lambda: behaviour != "failing", given, stop_seconds, alone_seconds)
 
 
 def _say(line: str) -> None:

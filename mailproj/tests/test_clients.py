@@ -20,8 +20,7 @@ from urllib.parse import quote
 import pytest
 
 from mailproj.tests.programs import find, node_environment, why_not
-from mailproj.tests.test_end_to_end import database_settings
-from mailproj.tests.whole_system import System, plan, wait_until
+from mailproj.tests.whole_system import System, database_settings, plan, wait_until
 
 pytestmark = pytest.mark.xdist_group("whole system")
 

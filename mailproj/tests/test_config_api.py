@@ -172,6 +172,13 @@ def test_the_idle_timeout_is_the_timeout_until_it_is_set_itself(root: User) -> N
     assert ask("GET", "/api/config").json()["idle_timeout"] == 90
 
 
+def test_an_idle_timeout_of_the_environment_follows_nobody(root: User, settings: Any) -> None:
+    settings.SMTP_IDLE_TIMEOUT = 45
+    told = put({"timeout": 60}, "?service=smtp").json()
+    assert (told["timeout"], told["idle_timeout"]) == (60, 45)
+    assert told["services"]["smtp"]["idle_timeout"]["source"] == "environment"
+
+
 WRONG: list[tuple[str, object]] = [
     ("max_workers", 0), ("max_workers", 1001), ("max_workers", -1), ("max_workers", 1.5), ("max_workers", 8.0),
     ("max_workers", "8"), ("max_workers", True), ("max_workers", []), ("max_workers", {}), ("max_workers", 10**400),
@@ -234,7 +241,7 @@ def test_each_change_is_in_the_trail_with_who_what_and_from_where(root: User) ->
 
 
 def test_a_key_is_named_beside_its_user(root: User) -> None:
-    text = keys.create("ops", root, daily_limit=1)[1]
+    text = keys.create("ops", root, daily_limit=1, scopes=["admin"])[1]
     assert ask("PUT", "/api/config", R1, user="", **{"X-API-Key": text}).status_code == 200
     assert ask("GET", "/api/config").json()["services"]["imap"]["timeout"]["set_by"] == "root by key ops"
 

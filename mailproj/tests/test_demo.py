@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from accounts import keys
-from accounts.models import ApiKey, Domain, User
+from accounts import addresses, keys
+from accounts.models import ApiKey, DkimKey, Domain, User
+from accounts.names import parse_address
 from mailproj import demo
 from mailproj.env import SettingError
 
@@ -18,12 +19,25 @@ pytestmark = pytest.mark.django_db
 def test_the_cast_is_complete(tmp_path: Path) -> None:
     logins = demo.prepare(tmp_path, "admin", "")
     assert Domain.objects.get(name="example.com").is_usable
-    addresses = {f"{name}@example.com" for name in ("admin", "user", "recipient", "to", "test", "john")}
-    assert set(User.objects.values_list("email", flat=True)) == addresses
+    expected = {f"{name}@example.com" for name in ("admin", "user", "recipient", "to", "test", "john")}
+    assert set(User.objects.values_list("email", flat=True)) == expected
     admin = User.objects.get(username="admin")
     assert admin.is_superuser and admin.is_staff
     assert logins.admin_password and admin.check_password(logins.admin_password)
     assert logins.mailbox_password and User.objects.get(username="john").check_password(logins.mailbox_password)
+
+
+def test_somebody_reads_what_comes_back_of_mail_that_named_no_sender(tmp_path: Path) -> None:
+    demo.prepare(tmp_path, "admin", "")
+    assert addresses.resolve(parse_address("noreply@example.com")).targets == ("user@example.com",)
+
+
+def test_the_demos_domain_signs_its_mail_and_keeps_its_keys(tmp_path: Path) -> None:
+    demo.prepare(tmp_path, "admin", "")
+    keys = list(DkimKey.objects.values_list("selector", "algorithm", "state"))
+    assert {algorithm for _, algorithm, _ in keys} == {"rsa-sha256", "ed25519-sha256"}
+    demo.prepare(tmp_path, "admin", "")
+    assert list(DkimKey.objects.values_list("selector", "algorithm", "state")) == keys
 
 
 def test_the_published_key_works_with_its_limit(tmp_path: Path) -> None:

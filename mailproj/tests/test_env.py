@@ -65,6 +65,31 @@ def test_networks_may_be_single_addresses_and_of_both_families() -> None:
     ]
 
 
+def test_origins_are_kept_as_browsers_write_them() -> None:
+    given = (
+        "https://App.Example.com/, HTTP://localhost:3000, https://a.example:443, http://[::1]:80, http://bücher.example"
+    )
+    assert env(X=given).origins("X") == [
+        "https://app.example.com", "http://localhost:3000", "https://a.example", "http://[::1]",
+        "http://xn--bcher-kva.example",
+    ]  # fmt: skip
+    assert (env(X="*").origins("X"), env().origins("X"), env(X="http://127.0.0.1:5173").origins("X")) == (
+        ["*"], [], ["http://127.0.0.1:5173"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "app.example.com", "https://", "ftp://a.example", "https://a.example/path", "https://a.example?x", "null",
+        "https://user@a.example", "https://a.example:port", "https://*.example", "*, https://a.example", "https://a.b,",
+    ],
+)  # fmt: skip
+def test_what_is_no_origin_is_refused(value: str) -> None:
+    with pytest.raises(SettingError, match="without paths, or \\* alone"):
+        env(X=value).origins("X")
+
+
 def test_none_turns_a_list_of_networks_off() -> None:
     assert env(X="none").networks("X", ["127.0.0.0/8"]) == []
 
@@ -206,11 +231,36 @@ def test_the_older_name_of_the_timeout_is_an_alias(variables: dict[str, str], se
     assert run(["-c", code], environment(tmp_path, **variables)).stdout.strip() == seconds
 
 
+@pytest.mark.parametrize(
+    ("variables", "seconds"),
+    [
+        ({}, 900),
+        ({"OUTBOUND_MAIL_TIMEOUT": "1d"}, 86400 + 300 + 120),
+        ({"OUTBOUND_MAIL_TIMEOUT": "1d", "OUTBOUND_ENVELOPE_TIMEOUT": "60"}, 60),
+    ],
+)
+def test_a_long_wait_for_one_command_is_not_cut_off_by_that_for_all(
+    variables: dict[str, str], seconds: float, tmp_path: Path
+) -> None:
+    code = "from mailproj import settings; print(settings.OUTBOUND_ENVELOPE_TIMEOUT)"
+    assert float(run(["-c", code], environment(tmp_path, **variables)).stdout) == seconds
+
+
 def test_former_secret_keys_are_a_list(tmp_path: Path) -> None:
     code = "from mailproj import settings; print(settings.SECRET_KEY_FALLBACKS)"
     assert run(["-c", code], environment(tmp_path)).stdout.strip() == "[]"
     variables = environment(tmp_path, SECRET_KEY_FALLBACKS="yesterday, the-day-before")
     assert run(["-c", code], variables).stdout.strip() == "['yesterday', 'the-day-before']"
+
+
+def test_encryption_keys_are_32_octets_each_and_a_wrong_one_is_never_shown(tmp_path: Path) -> None:
+    code = "from mailproj import settings; print([len(key) for key in settings.ENCRYPTION_KEYS])"
+    key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+    assert run(["-c", code], environment(tmp_path, ENCRYPTION_KEYS=f"{key},{key}")).stdout.strip() == "[32, 32]"
+    ended = run(["-c", code], environment(tmp_path, ENCRYPTION_KEYS="dG9vIHNob3J0"))
+    assert ended.returncode == 1
+    assert "ENCRYPTION_KEYS" in ended.stderr
+    assert "dG9v" not in ended.stderr
 
 
 def test_production_passes_the_deployment_check_without_a_word(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from django.conf import LazySettings
 from django.db import OperationalError, connection
 from django.test import Client
 
-from mailflow import counters
+from mailflow import counters, events
+from mailflow.events import NewEvent
 from mailproj import health, machine
 from mailproj.health import Check
 
@@ -33,7 +34,8 @@ def test_every_printed_field_is_there_without_credentials(redis_answers: None, p
     answer = Client().get(path)
     body = answer.json()
     assert answer.status_code == 200 and body["status"] == "healthy" and body["failing"] == []
-    assert body.keys() >= R1 | R2 | R4
+    assert body.keys() >= R1 | R2 | R4 | {"features"}
+    assert body["features"]["billing"] is False and body["features"]["smtp_authentication"] is True
     assert (
         body["connections"].keys() == {"active", "total"}
         and body["memory"]["allocated_mb"] > body["memory"]["heap_mb"] > 1
@@ -64,6 +66,19 @@ def test_a_full_disk_and_a_full_memory_are_named(redis_answers: None, monkeypatc
     monkeypatch.setattr(machine, "memory_used_share", lambda: 0.91)
     answer = Client().get("/health")
     assert answer.status_code == 503 and answer.json()["failing"] == ["disk", "memory"]
+
+
+def test_too_many_refused_connections_are_named(redis_answers: None, settings: LazySettings) -> None:
+    settings.HEALTH_MAX_REFUSED_CONNECTIONS = 2
+    refusal = NewEvent("refused", "Refused at connect: too many.", stage="connection")
+    events.record([refusal, refusal, NewEvent("refused", "no", stage="recipient")])
+    assert Client().get("/health").json()["checks"]["connections"]["words"] == "2 refused within a minute"
+    events.record([refusal])
+    answer = Client().get("/health")
+    assert answer.status_code == 503 and answer.json()["failing"] == ["connections"]
+    assert answer.json()["checks"]["connections"]["words"] == "more than 2 refused within a minute"
+    settings.HEALTH_MAX_REFUSED_CONNECTIONS = 0
+    assert Client().get("/health").status_code == 200
 
 
 def test_a_listener_that_lives_shows(redis_answers: None) -> None:

@@ -14,8 +14,7 @@ import pytest
 
 from mailflow.certificates import ensure_self_signed
 from mailproj.tests import whole_system
-from mailproj.tests.test_end_to_end import database_settings
-from mailproj.tests.whole_system import System, wait_until
+from mailproj.tests.whole_system import System, database_settings, wait_until
 
 pytestmark = pytest.mark.xdist_group("whole system")
 

@@ -14,6 +14,7 @@ from mailflow import counters
 pytestmark = pytest.mark.django_db
 
 NAMES = {
+    "webhook_attempts_total", "webhook_deliveries_waiting", "webhook_endpoints_disabled_total",
     "smtp_messages_received_total", "smtp_messages_sent_total", "smtp_messages_queued", "smtp_connections_active",
     "smtp_connections_total", "smtp_auth_attempts_total", "smtp_spam_detected_total", "smtp_virus_detected_total",
     "smtp_memory_bytes", "smtp_processing_duration_seconds_bucket", "smtp_message_size_bytes_sum",

@@ -18,9 +18,8 @@ from mailproj.embedded_redis import find_server, plan
 from mailproj.probes import redis_answers
 from mailproj.supervisor import CLEAN_AFTER, FIRST_DELAY, STEADY_AFTER, Service
 from mailproj.tests import whole_system
-from mailproj.tests.test_end_to_end import database_settings
 from mailproj.tests.test_supervisor import Start, start  # noqa: F401  (a fixture)
-from mailproj.tests.whole_system import System, is_alive, wait_until
+from mailproj.tests.whole_system import System, database_settings, is_alive, wait_until
 
 # --- the supervisor ---
 

@@ -14,10 +14,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psycopg
 
 import queue as standard_queue
 from mailproj.tests.starting import ROOT, environment
@@ -147,20 +150,30 @@ class System:
         return emails
 
 
+def database_settings() -> dict[str, str]:
+    """The run's kind of database: SQLite in the data folder, or a new database on the tests' PostgreSQL."""
+    server = os.environ.get("TEST_DATABASE_URL")
+    if not server:
+        return {}
+    name = f"e2e_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    return {"DATABASE_URL": server.replace("/postgres?", f"/{name}?")}
+
+
 def plan(data: Path, **settings: str) -> System:
     """Describe a system on free ports; `settings` are environment variables on top of the usual ones."""
     http_port, smtp_port = free_port(), free_port()
-    variables = environment(
-        data,
-        HTTP_PORT=str(http_port),
-        HTTP_EXTRA_PORTS="none",
-        SMTP_PORT=str(smtp_port),
-        SMTPS_PORT=str(free_port()),
-        ODMR_PORT="0",
-        SMTP_METRICS_PORT=str(free_port()),
-        ADMIN_PASSWORD=ADMIN_PASSWORD,
-        **settings,
-    )
+    usual = {
+        "HTTP_PORT": str(http_port),
+        "HTTP_EXTRA_PORTS": "none",
+        "SMTP_PORT": str(smtp_port),
+        "SMTPS_PORT": str(free_port()),
+        "ODMR_PORT": "0",
+        "SMTP_METRICS_PORT": str(free_port()),
+        "ADMIN_PASSWORD": ADMIN_PASSWORD,
+    }
+    variables = environment(data, **{**usual, **settings})
     return System(data, variables, http_port, smtp_port)
 
 

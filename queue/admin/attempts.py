@@ -9,8 +9,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from accounts.admin.base import ReadOnlyAdmin, badge, link, shorten
+from accounts.admin.base import ReadOnlyAdmin, badge, link, moment, shorten
 from mailflow.admin.filters import SinceByRowId
+from mailflow.ids import is_ahead
 from queue.models import Attempt
 
 
@@ -21,19 +22,48 @@ class TransportFilter(admin.SimpleListFilter):
     parameter_name = "transport"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("smtp", "SMTP"), ("local", "Local mailbox"), ("sandbox", "Captured by the sandbox")]
+        return [
+            ("smtp", "SMTP"),
+            ("odmr", "ODMR: fetched by its host"),
+            ("local", "Local mailbox"),
+            ("sandbox", "Captured by the sandbox"),
+        ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(transport=self.value()) if self.value() else queryset
 
 
+class TlsPolicyFilter(admin.SimpleListFilter):
+    """The rule that TLS was to obey; a fixed list, as above."""
+
+    title = "TLS policy"
+    parameter_name = "tls_policy"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        rules = [
+            "opportunistic",
+            "dane",
+            "dane-unusable",
+            "mta-sts",
+            "mta-sts-testing",
+            "requiretls",
+            "required",
+            "implicit",
+            "never",
+        ]
+        return [(rule, rule) for rule in rules]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(tls_policy=self.value()) if self.value() else queryset
+
+
 @admin.register(Attempt)
 class AttemptAdmin(ReadOnlyAdmin):
     list_display = [
-        "recipient", "number", "outcome_label", "transport", "next_hop", "code", "short_reply", "ended_at",
-        "message_link",
+        "recipient", "number", "outcome_label", "transport", "next_hop", "tls_label", "code", "short_reply",
+        "at", "message_link",
     ]  # fmt: skip
-    list_filter = ["outcome", TransportFilter, SinceByRowId]
+    list_filter = ["outcome", TransportFilter, TlsPolicyFilter, SinceByRowId]
     list_select_related = ["entry"]
     search_fields = ["entry__message__id", "entry__recipient", "next_hop", "reply", "worker"]
     search_help_text = "Message id, recipient, next hop, reply or worker"
@@ -45,6 +75,17 @@ class AttemptAdmin(ReadOnlyAdmin):
     @badge("outcome", {"delivered": "success", "deferred": "warning", "failed": "danger"}, ordering="outcome")
     def outcome_label(self, attempt: Attempt) -> tuple[str, str]:
         return attempt.outcome, attempt.get_outcome_display()
+
+    @admin.display(description="ended at", ordering="ended_at")
+    def at(self, attempt: Attempt) -> SafeString | str:
+        return moment(attempt.ended_at, is_simulated=is_ahead(attempt.ended_at, attempt.pk))
+
+    @badge("TLS", {"verified": "success", "encrypted": "info", "clear": "warning", "none": "info"})
+    def tls_label(self, attempt: Attempt) -> tuple[str, str]:
+        if not attempt.tls_policy:
+            return "none", "–"
+        state = "verified" if attempt.is_verified else "encrypted" if attempt.tls else "clear"
+        return state, attempt.tls_policy if attempt.tls else f"{attempt.tls_policy}, in clear"
 
     @admin.display(description="reply")
     def short_reply(self, attempt: Attempt) -> str:

@@ -1,15 +1,17 @@
-"""Admin page of the queue, with its two actions; both go through `queue.control` and leave an event."""
+"""Admin pages of the queue: the list with its actions, and the queue domain by domain."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.db.models import QuerySet
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet, Value
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.html import format_html
@@ -17,18 +19,35 @@ from django.utils.safestring import SafeString
 
 from accounts.admin.base import ReadOnlyAdmin, badge, link, shorten
 from mailflow.admin.filters import SinceByRowId
-from queue import control
+from queue import overview, selection
+from queue.admin import acting
+from queue.admin.entry_filters import (
+    DomainFilter,
+    HeldFilter,
+    ScheduledFilter,
+    StatusFilter,
+    WaitsInSandbox,
+    selection_of,
+)
+from queue.control import Action
 from queue.models import Attempt, Entry
-from queue.waiting import waiting_for
+from queue.selection_fields import FIELDS
+from queue.waiting import around, waiting_for
 
 if TYPE_CHECKING:
+    from django.contrib.admin.views.main import ChangeList
+
     _Inline = admin.TabularInline[Any, Any]
 else:
     from unfold.admin import TabularInline as _Inline
+    from unfold.views import ChangeList
 
+SHORT = 5000  # open entries that are sorted in no time
 ENTRY_COLOURS = {
     "pending": "info",
     "retry": "warning",
+    "held": "warning",
+    "scheduled": "info",
     "delivered": "success",
     "bounced": "danger",
     "failed": "danger",
@@ -37,7 +56,20 @@ ENTRY_COLOURS = {
 
 class AttemptInline(_Inline):
     model = Attempt
-    fields = ["number", "outcome", "transport", "next_hop", "tls", "code", "reply", "started_at", "ended_at", "worker"]
+    fields = [
+        "number",
+        "outcome",
+        "transport",
+        "next_hop",
+        "tls",
+        "tls_policy",
+        "is_verified",
+        "code",
+        "reply",
+        "started_at",
+        "ended_at",
+        "worker",
+    ]
     ordering = ["number"]
     extra = 0
     can_delete = False
@@ -50,61 +82,104 @@ class AttemptInline(_Inline):
         return False
 
 
+def _asking(action: Action) -> Any:
+    """Make the list's action of that name: it shows what is meant and asks; `acting` does it."""
+
+    @admin.action(description=acting.title_of(action), permissions=["control"])
+    def ask(self: EntryAdmin, request: HttpRequest, queryset: QuerySet[Entry]) -> HttpResponse | None:
+        return self.ask(action, request, queryset)
+
+    ask.__name__ = action.value
+    return ask
+
+
+class _Entries(ChangeList):
+    """A page of entries, each with what is known of its destination: read once for all of them."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.result_list = list(self.result_list)
+        about = around(self.result_list, timezone.now())
+        for entry in self.result_list:
+            entry.about = about
+
+
 @admin.register(Entry)
 class EntryAdmin(ReadOnlyAdmin):
     list_display = ["recipient", "status_label", "message_link", "tries", "next_attempt", "short_reply"]
-    list_filter = ["status", SinceByRowId]
+    list_filter = [StatusFilter, HeldFilter, ScheduledFilter, WaitsInSandbox, DomainFilter, SinceByRowId]
     list_select_related = ["message"]
-    search_fields = ["message__id", "recipient", "domain", "last_reply", "message__subject", "message__trace_id"]
-    search_help_text = "Message id, recipient, domain, last reply, subject or trace id"
-    actions = ["retry_now", "remove"]
+    search_fields = ["recipient"]  # `get_search_results` says what is searched
+    search_help_text = "Message id, address or domain, which are found at once; or words in recipient, subject or reply"
+    actions = [_asking(action) for action in Action]
     inlines = [AttemptInline]
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return _Entries
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        return [
+            path("domains/", view(self.domains_view), name="queue_entry_domains"),
+            path("act/", view(self.act_view), name="queue_entry_act"),
+            *super().get_urls(),
+        ]
 
     def has_control_permission(self, request: HttpRequest) -> bool:
         """Acting on the queue needs the model's change permission, though nobody edits a row by hand."""
         return request.user.has_perm("queue.change_entry")
 
-    @admin.action(description="Retry now", permissions=["control"])
-    def retry_now(self, request: HttpRequest, queryset: QuerySet[Entry]) -> HttpResponse | None:
-        return self._confirmed(request, queryset, "retry_now", control.retry_now, "will be attempted now")
+    def get_ordering(self, request: HttpRequest) -> list[Any] | tuple[Any, ...]:
+        """The newest first. An index has them so, but among all entries: a short queue is sorted instead."""
+        is_short = getattr(request, "queue_is_short", None)
+        if is_short is None:  # Django asks for the order twice
+            is_short = Entry.objects.filter(Entry.IS_OPEN).order_by().values("pk")[: SHORT + 1].count() <= SHORT
+            request.queue_is_short = is_short  # type: ignore[attr-defined]
+        return [Coalesce("message_id", Value("")).desc(), "-pk"] if is_short else super().get_ordering(request)
 
-    @admin.action(description="Remove from the queue", permissions=["control"])
-    def remove(self, request: HttpRequest, queryset: QuerySet[Entry]) -> HttpResponse | None:
-        return self._confirmed(request, queryset, "remove", control.remove, "removed from the queue")
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Entry], search_term: str
+    ) -> tuple[QuerySet[Entry], bool]:
+        term = search_term.strip()
+        return (queryset.filter(FIELDS["search"].condition(term)) if term else queryset), False
 
-    def _confirmed(
-        self,
-        request: HttpRequest,
-        queryset: QuerySet[Entry],
-        action: str,
-        act: Callable[..., int],
-        done: str,
-    ) -> HttpResponse | None:
-        """Ask first, telling the count; on the answer act, and tell the count of what was done and what was left."""
-        open_count = queryset.filter(status__in=Entry.OPEN).count()
-        if request.POST.get("confirmed") == "yes":
-            count = act(queryset, actor=request.user.get_username())
-            words = f"{count} queue {_entries(count)} {done}."
-            if count < open_count:
-                words += f" {open_count - count} left alone: a worker is delivering them right now."
-            self.message_user(request, words, messages.SUCCESS if count else messages.WARNING)
+    def ask(self, action: Action, request: HttpRequest, queryset: QuerySet[Entry]) -> HttpResponse | None:
+        """Show what the action would be done to: the ticked entries, or all that the list shows."""
+        if request.POST.get("select_across") == "1":
+            chosen = selection_of(request)
+        else:
+            ids = [int(pk) for pk in request.POST.getlist(ACTION_CHECKBOX_NAME) if pk.isascii() and pk.isdigit()]
+            chosen = selection.of_entries(ids[:1000])
+        if chosen is None:
+            self.message_user(request, "What the list shows now has ended, or is no selection.", messages.WARNING)
             return None
+        back = f"?{request.GET.urlencode()}" if request.GET else ""
+        return acting.confirmation(request, self.admin_site, action, chosen, back=back)
+
+    def act_view(self, request: HttpRequest) -> HttpResponse:
+        return acting.act_view(request, self.admin_site, self.has_control_permission(request))
+
+    def domains_view(self, request: HttpRequest) -> HttpResponse:
+        """The queue domain by domain; counted every ten seconds at most."""
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        found = overview.recent()
         context = {
             **self.admin_site.each_context(request),
-            "title": "Retry now" if action == "retry_now" else "Remove from the queue",
+            "title": "Queue by domain",
             "opts": self.opts,
-            "action": action,
-            "open_count": open_count,
-            "ended_count": queryset.count() - open_count,
-            "sample": queryset.filter(status__in=Entry.OPEN).select_related("message")[:10],
-            "checkbox_name": ACTION_CHECKBOX_NAME,
-            "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
-            "select_across": request.POST.get("select_across", "0"),
+            "overview": found,
+            "most": max((figures.waiting for figures in found.domains), default=1),
+            "may_act": self.has_control_permission(request),
         }
-        return TemplateResponse(request, "admin/queue/entry/confirm.html", context)
+        return TemplateResponse(request, "admin/queue/entry/domains.html", context)
 
     @badge("status", ENTRY_COLOURS, ordering="status")
     def status_label(self, entry: Entry) -> tuple[str, str]:
+        if entry.status in Entry.OPEN and entry.held_at is not None:
+            return "held", "On hold"
+        if entry.status == Entry.Status.PENDING and entry.scheduled_at is not None and not entry.attempts:
+            return "scheduled", "Scheduled"
         return entry.status, entry.get_status_display()
 
     @admin.display(description="message", ordering="message_id")
@@ -118,17 +193,15 @@ class EntryAdmin(ReadOnlyAdmin):
 
     @admin.display(description="next attempt", ordering="next_attempt_at")
     def next_attempt(self, entry: Entry) -> SafeString | str:
-        words = waiting_for(entry, timezone.now())
-        if not words or entry.next_attempt_at is None:
+        about = getattr(entry, "about", None) or around([entry], timezone.now())
+        words = waiting_for(entry, timezone.now(), about)
+        if not words:
             return ""
-        return format_html(
-            "{}<br><small>waits for {}</small>", date_format(entry.next_attempt_at, "DATETIME_FORMAT"), words
-        )
+        at = date_format(entry.next_attempt_at, "DATETIME_FORMAT") if entry.next_attempt_at else "none"
+        simulated = ", simulated time" if about.ahead and entry.is_sandbox and not entry.lease else ""
+        way = format_html("<br><small>goes by {}</small>", entry.route) if entry.route else ""
+        return format_html("{}{}<br><small>waits for {}</small>{}", at, simulated, words, way)
 
     @admin.display(description="last reply")
     def short_reply(self, entry: Entry) -> str:
         return shorten(entry.last_reply, 60)
-
-
-def _entries(count: int) -> str:
-    return "entry" if count == 1 else "entries"

@@ -7,10 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, cast
 
-from django.conf import settings
-from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.permissions import IsAdminUser
@@ -18,21 +16,27 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts.api.paging import page_of, window_of
+from accounts.api.paging import Page, window_of
 from accounts.api.problems import Conflict
 from accounts.api.texts import text
 from accounts.models import User
+from mailflow.api.visibility import StaffForMessages
+from mailflow.ids import MESSAGE_ID_PREFIX
 from mailflow.models import Message
-from queue import control
+from queue import actions, queued, selection
 from queue.api.message_shape import RecipientItem, recipient
+from queue.control import Action, Left, Order, Tally
 from queue.models import Entry
-from queue.waiting import waiting_for
+from queue.queued import STATUSES, TOTAL_CAP
+from queue.waiting import Around, around, waiting_for
 
-STATUSES = ("pending", "retry", "failed")
 STATUS_CHOICES = [(status, status) for status in STATUSES]
-_UNSUCCESSFUL = (Entry.Status.FAILED, Entry.Status.BOUNCED)
-NOTHING_WAITS = "None of its recipients is waiting: each has ended, or a worker is delivering to it right now."
+NOTHING_WAITS = "None of its recipients is waiting: each has ended, or a worker has it in hands."
+WAITS_FOR_A_PERSON = "It is on hold, or scheduled for later by its sender; a retry overrides neither."
 STATUS = OpenApiParameter("status", str, enum=STATUSES)
+BEFORE = OpenApiParameter(
+    "before", str, description="A message id: what was accepted before it, however far back, at the price of page 1."
+)
 
 
 class QueuedMessage(serializers.Serializer[Any]):
@@ -56,7 +60,7 @@ class QueuedMessage(serializers.Serializer[Any]):
 
 class QueuePage(serializers.Serializer[Any]):
     items = QueuedMessage(many=True)
-    total = serializers.IntegerField()
+    total = serializers.IntegerField(help_text=f"Exact below {TOTAL_CAP:,}, which stands for that many or more.")
     page = serializers.IntegerField()
     page_size = serializers.IntegerField()
     total_pages = serializers.IntegerField()
@@ -67,36 +71,47 @@ class Done(serializers.Serializer[Any]):
     message = serializers.CharField()
 
 
+_REMOVED, _RETRIED = (
+    OpenApiExample("R4", value={"success": True, "message": words}, response_only=True, status_codes=["200"])
+    for words in ("Message removed from queue", "Message queued for immediate retry")
+)
+_NOTHING_WAITS = OpenApiResponse(description="None of its recipients waits, or only for a person.")
+
+
 class QueueListView(APIView):
-    """Messages that some recipient has not got; below /api/v1 in R3's envelope, at R4's path in R4's."""
+    """Messages that some recipient has not got, the newest first; in R3's envelope, at R4's own path in R4's."""
 
     permission_classes = [IsAdminUser]
     as_printed = False
 
-    @extend_schema(operation_id="queue_list", parameters=[STATUS], responses=QueuePage)
+    @extend_schema(operation_id="queue_list", parameters=[STATUS, BEFORE], responses=QueuePage)
     def get(self, request: Request) -> Response:
         status = request.query_params.get("status")
         if status is not None and status not in STATUSES:
             raise ValidationError({"status": f"One of {', '.join(STATUSES)} is needed."})
-        window = window_of(request, default=100 if self.as_printed else 20)
-        page = page_of(_queued(status).order_by("-pk"), window, _rendered)
+        before = request.query_params.get("before")
+        if before is not None and ("\0" in before or not before.startswith(MESSAGE_ID_PREFIX)):
+            raise ValidationError({"before": "A message id is needed."})
+        window, now = window_of(request, default=100 if self.as_printed else 20), timezone.now()
+        found = queued.page(status, now, offset=window.offset, limit=window.limit, before=before)
+        page = Page(_rendered(found, now), queued.total(status, now), window)
         return Response(page.as_named("messages") if self.as_printed else page.as_items())
 
 
 class QueueView(APIView):
     """One queued message."""
 
-    permission_classes = [IsAdminUser]
+    permission_classes = [StaffForMessages]
 
     @extend_schema(responses=QueuedMessage)
     def get(self, request: Request, message_id: str) -> Response:
-        return Response(_rendered([_found(message_id)])[0])
+        return Response(_rendered([_found(message_id)], timezone.now())[0])
 
-    @extend_schema(responses=Done)
+    @extend_schema(responses={200: Done, 409: _NOTHING_WAITS}, examples=[_REMOVED])
     def delete(self, request: Request, message_id: str) -> Response:
         """Take the message out of the queue: its open entries end as failed."""
         message = _found(message_id)
-        if not control.remove(_entries(message), actor=_actor(request)):
+        if not _done(request, Action.DELETE, message).done:
             raise Conflict(NOTHING_WAITS)
         return Response({"success": True, "message": text(request, "Message removed from queue")})
 
@@ -104,62 +119,42 @@ class QueueView(APIView):
 class QueueRetryView(APIView):
     """Try again at once."""
 
-    permission_classes = [IsAdminUser]
+    permission_classes = [StaffForMessages]
 
-    @extend_schema(request=None, responses=Done)
+    @extend_schema(request=None, responses={200: Done, 409: _NOTHING_WAITS}, examples=[_RETRIED])
     def post(self, request: Request, message_id: str) -> Response:
         message = _found(message_id)
-        if not control.retry_now(_entries(message), actor=_actor(request)):
-            raise Conflict(NOTHING_WAITS)
+        tally = _done(request, Action.RETRY, message)
+        if not tally.done:
+            waits_for_a_person = tally.left[Left.HELD] or tally.left[Left.SCHEDULED]
+            raise Conflict(WAITS_FOR_A_PERSON if waits_for_a_person else NOTHING_WAITS)
         return Response({"success": True, "message": text(request, "Message queued for immediate retry")})
 
 
-def _actor(request: Request) -> str:
-    return cast(User, request.user).username
-
-
-def _entries(message: Message) -> QuerySet[Entry]:
-    return Entry.objects.filter(message=message)
-
-
-def _listed(now: dt.datetime) -> Q:
-    """Entries that the queue shows: the open ones, and what ended without success a while ago."""
-    kept_since = now - dt.timedelta(days=settings.QUEUE_KEEP_FAILED_DAYS)
-    return Q(status__in=Entry.OPEN) | Q(status__in=_UNSUCCESSFUL, finished_at__gte=kept_since)
-
-
-def _queued(status: str | None) -> QuerySet[Message]:
-    """Messages with listed entries; a message's status is the liveliest of its entries': retry, pending, failed."""
-    messages = Message.objects.filter(pk__in=Entry.objects.filter(_listed(timezone.now())).values("message_id"))
-    retrying, pending = (
-        Exists(Entry.objects.filter(message=OuterRef("pk"), status=of_entry))
-        for of_entry in (Entry.Status.RETRY, Entry.Status.PENDING)
-    )
-    if status == "retry":
-        return messages.filter(retrying)
-    if status == "pending":
-        return messages.filter(pending & ~retrying)
-    if status == "failed":
-        return messages.filter(~pending & ~retrying)
-    return messages
+def _done(request: Request, action: Action, message: Message) -> Tally:
+    """Do it to all that waits of the message, with the line in the trail that every action leaves."""
+    order = Order(action, cast(User, request.user).username)
+    address = request.META.get("REMOTE_ADDR", "")
+    done = actions.perform_at_once(order, selection.of_message(message.pk), door="api", client_address=address)
+    return actions.tally_of(done)
 
 
 def _found(message_id: str) -> Message:
-    found = None if "\0" in message_id else _queued(None).filter(pk=message_id).first()
+    found = None if "\0" in message_id else queued.find(message_id, timezone.now())
     if found is None:
         raise NotFound(f"There is no message {message_id[:40]!r} in the queue.")
     return found
 
 
-def _rendered(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    now = timezone.now()
+def _rendered(messages: Sequence[Message], now: dt.datetime) -> list[dict[str, Any]]:
     entries: dict[str, list[Entry]] = defaultdict(list)
-    for entry in Entry.objects.filter(_listed(now), message__in=messages).order_by("pk"):
+    for entry in queued.entries_of(messages, now).order_by("pk"):
         entries[entry.message_id].append(entry)
-    return [_item(message, entries[message.pk], now) for message in messages]
+    about = around((entry for found in entries.values() for entry in found), now)
+    return [_item(message, entries[message.pk], now, about) for message in messages]
 
 
-def _item(message: Message, entries: Sequence[Entry], now: dt.datetime) -> dict[str, Any]:
+def _item(message: Message, entries: Sequence[Entry], now: dt.datetime, about: Around) -> dict[str, Any]:
     waiting = [entry for entry in entries if entry.status in Entry.OPEN]
     first = min(waiting, key=lambda entry: entry.next_attempt_at or now, default=None)
     retrying = any(entry.status == Entry.Status.RETRY for entry in waiting)
@@ -173,7 +168,7 @@ def _item(message: Message, entries: Sequence[Entry], now: dt.datetime) -> dict[
         "max_attempts": max((entry.max_attempts for entry in entries), default=0),
         "next_retry": first.next_attempt_at if first else None,
         "status": "retry" if retrying else "pending" if waiting else "failed",
-        "waiting_for": waiting_for(first, now) if first else None,
+        "waiting_for": waiting_for(first, now, about) if first else None,
         "created_at": message.created_at,
-        "recipients": [recipient(entry, now) for entry in entries],
+        "recipients": [recipient(entry, now, about) for entry in entries],
     }

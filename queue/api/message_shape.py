@@ -14,9 +14,9 @@ from rest_framework import serializers
 from accounts.models import Domain, User
 from mailflow.api import heads, visibility
 from mailflow.api.reading import Shown
-from mailflow.models import Event, Message
+from mailflow.models import Event, Message, Metadata, Tag
 from queue.models import Attempt, Entry
-from queue.waiting import waiting_for
+from queue.waiting import Around, around, waiting_for
 
 
 class MessageItem(serializers.Serializer[Any]):
@@ -59,7 +59,12 @@ class MessageDetail(MessageItem):
     protocol = serializers.CharField()
     header_from = serializers.CharField()
     trace_id = serializers.CharField()
+    tags = serializers.ListField(child=serializers.CharField(), help_text="For its sender alone.")
+    metadata = serializers.DictField(help_text="For its sender alone.")
     recipients = RecipientItem(many=True)
+
+
+STATUS_SET = "status_set"  # the rule of the event that a person's change of a status leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +87,34 @@ def items(messages: Sequence[Message], user: User) -> list[dict[str, Any]]:
 def detail(message: Message, user: User) -> dict[str, Any]:
     page, now = _page([message], user), timezone.now()
     rows = _seen_entries(message, page)
+    about = around(rows, now)
     return {
         **_item(message, page),
         "source": message.source,
         "protocol": message.protocol,
         "header_from": message.header_from,
         "trace_id": message.trace_id,
-        "recipients": [recipient(entry, now) for entry in rows],
+        **_labels(message, seen=page.shares.get(message.pk) is None),
+        "recipients": [recipient(entry, now, about) for entry in rows],
     }
 
 
-def recipient(entry: Entry, now: dt.datetime) -> dict[str, Any]:
+def _labels(message: Message, *, seen: bool) -> dict[str, Any]:
+    if not seen:
+        return {"tags": [], "metadata": {}}
+    tags = Tag.objects.filter(message_id=message.pk).order_by("tag").values_list("tag", flat=True)
+    metadata = Metadata.objects.filter(pk=message.pk).values_list("data", flat=True).first()
+    return {"tags": list(tags), "metadata": metadata or {}}
+
+
+def recipient(entry: Entry, now: dt.datetime, about: Around) -> dict[str, Any]:
     return {
         "recipient": entry.recipient,
         "status": entry.status,
         "attempts": entry.attempts,
         "max_attempts": entry.max_attempts,
         "last_reply": entry.last_reply or None,
-        "waiting_for": waiting_for(entry, now) or None,
+        "waiting_for": waiting_for(entry, now, about) or None,
         "next_attempt_at": entry.next_attempt_at if entry.status in Entry.OPEN else None,
         "finished_at": entry.finished_at,
     }
@@ -121,13 +136,16 @@ def _page(messages: Sequence[Message], user: User) -> _Page:
 
 
 def _forwarded(ids: Collection[str]) -> dict[str, str]:
-    """Return where aliases sent the messages on: the forwarding attempt's next hop names the targets."""
+    """Return where messages were sent on: by aliases, whose attempt names the targets, or as a person noted it."""
+    found: dict[str, list[str]] = defaultdict(list)
+    noted = Event.objects.filter(message_id__in=ids, rule=STATUS_SET).exclude(recipient="").order_by("pk")
+    for message_id, recipient in noted.values_list("message_id", "recipient"):
+        found[message_id] = [recipient]
     forwarding = Event.objects.filter(message_id__in=ids, kind=Event.Kind.FORWARDED).values("entry_id")
     attempts = Attempt.objects.filter(entry_id__in=forwarding, outcome=Attempt.Outcome.DELIVERED).order_by("pk")
-    found: dict[str, list[str]] = defaultdict(list)
     for message_id, next_hop in attempts.values_list("entry__message_id", "next_hop"):
         found[message_id].append(next_hop)
-    return {message_id: ", ".join(hops) for message_id, hops in found.items()}
+    return {message_id: ", ".join(dict.fromkeys(hops)) for message_id, hops in found.items()}
 
 
 def _domain_names(message: Message) -> list[str]:
@@ -152,7 +170,7 @@ def _item(message: Message, page: _Page) -> dict[str, Any]:
         "id": message.pk,
         "message_id": message.pk,
         "internet_message_id": message.internet_message_id,
-        "thread_id": None,  # threads come of mailboxes, by References
+        "thread_id": message.thread_id or None,
         "domain_id": domains[0] if domains else None,
         "sender_email": message.reverse_path,
         "recipient_email": recipients[0] if recipients else None,

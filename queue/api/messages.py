@@ -11,18 +11,20 @@ from django.utils.dateparse import parse_date
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import serializers
-from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.exceptions import NotFound, PermissionDenied, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts.api.paging import page_of, window_of
+from accounts.api.paging import PageOfItems, WindowFilter, page_of, window_of
+from accounts.api.problems import Conflict
 from accounts.models import Domain, User
 from accounts.names import InvalidName, parse_address
 from mailflow import content
-from mailflow.api.visibility import owned_by, recipients_shown, sees_all, visible_message, visible_messages
-from mailflow.models import FiledMessage, Message
+from mailflow.api.visibility import owned_by, owns, recipients_shown, sees_all, visible_message, visible_messages
+from mailflow.models import FiledMessage, Message, Tag
 from mailflow.storage.base import CopyMissing
+from queue import removal
 from queue.api import message_shape
 from queue.api.message_shape import MessageDetail, MessageItem
 from queue.models import Entry
@@ -47,7 +49,7 @@ class DayOrTimeField(serializers.CharField):
         return moment, moment
 
 
-class MessageFilter(serializers.Serializer[Any]):
+class MessageFilter(WindowFilter):
     """The query of the list; addresses match whole, whatever their case."""
 
     status = serializers.ChoiceField(choices=Message.Status.choices, required=False)
@@ -57,18 +59,11 @@ class MessageFilter(serializers.Serializer[Any]):
     sender_email = serializers.CharField(required=False)
     recipient = serializers.CharField(required=False)
     recipient_email = serializers.CharField(required=False, help_text="The same as `recipient`.")
-    page = serializers.IntegerField(required=False, min_value=1)
-    page_size = serializers.IntegerField(required=False, min_value=1)
-    offset = serializers.IntegerField(required=False, min_value=0)
-    limit = serializers.IntegerField(required=False, min_value=1)
+    tag = serializers.CharField(required=False, max_length=64, help_text="Of the messages that you sent.")
 
 
-class MessagePage(serializers.Serializer[Any]):
+class MessagePage(PageOfItems):
     items = MessageItem(many=True)
-    total = serializers.IntegerField()
-    page = serializers.IntegerField()
-    page_size = serializers.IntegerField()
-    total_pages = serializers.IntegerField()
 
 
 class TimelineStep(serializers.Serializer[Any]):
@@ -81,6 +76,7 @@ class TimelineStep(serializers.Serializer[Any]):
     recipient = serializers.CharField()
     reply = serializers.CharField()
     decisions = serializers.ListField(child=serializers.DictField(child=serializers.CharField()))
+    is_simulated = serializers.BooleanField(help_text="The sandbox's clock said so, ahead of real time.")
 
 
 class Timeline(serializers.Serializer[Any]):
@@ -98,7 +94,7 @@ class MessageListView(APIView):
         window = window_of(request)
         wanted = MessageFilter(data=request.query_params)
         wanted.is_valid(raise_exception=True)
-        messages = _filtered(visible_messages(user), wanted.validated_data, user).order_by("-pk")
+        messages = filtered(visible_messages(user), wanted.validated_data, user).order_by("-pk")
         return Response(page_of(messages, window, lambda rows: message_shape.items(rows, user)).as_items())
 
 
@@ -109,6 +105,19 @@ class MessageView(APIView):
     def get(self, request: Request, message_id: str) -> Response:
         user = cast(User, request.user)
         return Response(message_shape.detail(visible_message(user, message_id), user))
+
+    @extend_schema(responses={204: None, 409: OpenApiResponse(description="It is still in the queue.")})
+    def delete(self, request: Request, message_id: str) -> Response:
+        """Delete the record of a message that has ended; copies in mailboxes stay with their owners."""
+        user = cast(User, request.user)
+        message = visible_message(user, message_id)
+        if not owns(user, message):
+            raise PermissionDenied("Its sender and staff delete a message's record; your copy is among your e-mails.")
+        try:
+            removal.remove_record(message, actor=user.username)
+        except removal.StillOpen as error:
+            raise Conflict(str(error)) from None
+        return Response(status=204)
 
 
 class MessageTimelineView(APIView):
@@ -150,10 +159,11 @@ def _step(item: TimelineItem) -> dict[str, Any]:
         "recipient": item.recipient,
         "reply": item.reply,
         "decisions": item.decisions,
+        "is_simulated": item.is_simulated,
     }
 
 
-def _filtered(messages: QuerySet[Message], wanted: dict[str, Any], user: User) -> QuerySet[Message]:
+def filtered(messages: QuerySet[Message], wanted: dict[str, Any], user: User) -> QuerySet[Message]:
     if "status" in wanted:
         messages = messages.filter(status=wanted["status"])
     if "date_from" in wanted:
@@ -164,18 +174,21 @@ def _filtered(messages: QuerySet[Message], wanted: dict[str, Any], user: User) -
         messages = messages.filter(_is("reverse_path", wanted["sender_email"]))
     for name in ("recipient", "recipient_email"):
         if name in wanted:
-            messages = messages.filter(_sent_to(user, _is("recipient", wanted[name])))
+            messages = messages.filter(sent_to(user, _is("recipient", wanted[name])))
+    if "tag" in wanted:
+        tagged = Q(pk__in=Tag.objects.filter(tag=wanted["tag"]).values("message_id"))
+        messages = messages.filter(tagged if sees_all(user) else tagged & owned_by(user))
     if "domain_id" in wanted:
-        messages = messages.filter(_concerns(user, wanted["domain_id"]))
+        messages = messages.filter(concerns(user, wanted["domain_id"]))
     return messages
 
 
-def _concerns(user: User, domain_id: int) -> Q:
+def concerns(user: User, domain_id: int) -> Q:
     domain = Domain.objects.filter(pk=domain_id).first()
     if domain is None or not (sees_all(user) or domain.organization_id == user.organization_id):
         raise ValidationError({"domain_id": "There is no such domain."})
     end = f"@{domain.name}"
-    return Q(reverse_path__iendswith=end) | _sent_to(user, Q(recipient__iendswith=end))
+    return Q(reverse_path__iendswith=end) | sent_to(user, Q(recipient__iendswith=end))
 
 
 def _is(field: str, text: str) -> Q:
@@ -188,7 +201,7 @@ def _is(field: str, text: str) -> Q:
     return Q(**{f"{field}__iexact": str(address)}) | Q(**{f"{field}__iexact": lower})
 
 
-def _sent_to(user: User, recipient: Q) -> Q:
+def sent_to(user: User, recipient: Q) -> Q:
     """Match by a recipient that the caller may see: a filter must not tell who got a blind copy."""
     entries = Exists(Entry.objects.filter(recipient, message=OuterRef("pk")))
     if sees_all(user):

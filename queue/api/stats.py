@@ -6,8 +6,8 @@ import datetime as dt
 from typing import Any
 
 from django.utils import timezone
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
+from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -26,12 +26,104 @@ _OF_IMAP = (
 _OF_IMAP_ONLY = ("emails_fetched", "active_sessions")
 
 
+class Mail(serializers.Serializer[Any]):
+    """Messages, however they came in and went out."""
+
+    received = serializers.IntegerField()
+    sent = serializers.IntegerField()
+    queued = serializers.IntegerField()
+    failed = serializers.IntegerField()
+
+
+class ConnectionFigures(serializers.Serializer[Any]):
+    current = serializers.IntegerField()
+    total = serializers.IntegerField()
+    rejected = serializers.IntegerField()
+
+
+class Logins(serializers.Serializer[Any]):
+    """Over SMTP."""
+
+    attempts = serializers.IntegerField()
+    successful = serializers.IntegerField()
+    failed = serializers.IntegerField()
+
+
+class Found(serializers.Serializer[Any]):
+    detected = serializers.IntegerField()
+    rate = serializers.FloatField(help_text="Of the messages received, from 0 to 1.")
+
+
+class Storage(serializers.Serializer[Any]):
+    messages_stored = serializers.IntegerField()
+    total_size_mb = serializers.FloatField()
+
+
+class Performance(serializers.Serializer[Any]):
+    """How long a message takes until it is accepted."""
+
+    avg_processing_ms = serializers.FloatField()
+    p95_processing_ms = serializers.FloatField()
+    p99_processing_ms = serializers.FloatField()
+
+
+class Stats(serializers.Serializer[Any]):
+    """Of the whole system, since it was set up. With `service` the other service's figures are left out."""
+
+    messages = Mail(required=False)
+    connections = ConnectionFigures(required=False)
+    authentication = Logins(required=False)
+    spam = Found(required=False)
+    virus = Found(required=False)
+    storage = Storage(required=False)
+    performance = Performance(required=False)
+    emails_sent = serializers.IntegerField(required=False, help_text="R1's word for what came in by HTTP.")
+    emails_received = serializers.IntegerField(required=False, help_text="R1's word for what came in by SMTP.")
+    emails_in_queue = serializers.IntegerField(required=False)
+    emails_fetched = serializers.IntegerField(required=False, help_text="Of imap.")
+    active_connections = serializers.IntegerField()
+    active_sessions = serializers.IntegerField(required=False, help_text="Of imap.")
+    uptime_seconds = serializers.FloatField(help_text="0 where no process tells.")
+    requests_total = serializers.IntegerField(help_text="By HTTP, as are the next three.")
+    requests_successful = serializers.IntegerField()
+    requests_failed = serializers.IntegerField()
+    last_request_time = serializers.FloatField(allow_null=True, help_text="In seconds since 1970.")
+
+
+_EXAMPLE = OpenApiExample(
+    "All of them",
+    value={
+        "messages": {"received": 1500, "sent": 1200, "queued": 15, "failed": 5},
+        "connections": {"current": 10, "total": 5000, "rejected": 50},
+        "authentication": {"attempts": 1000, "successful": 950, "failed": 50},
+        "spam": {"detected": 0, "rate": 0.0},
+        "virus": {"detected": 0, "rate": 0.0},
+        "storage": {"messages_stored": 10000, "total_size_mb": 500.5},
+        "performance": {"avg_processing_ms": 150.5, "p95_processing_ms": 500.0, "p99_processing_ms": 1000.0},
+        "emails_sent": 700,
+        "emails_received": 800,
+        "emails_in_queue": 15,
+        "emails_fetched": 40,
+        "active_connections": 10,
+        "active_sessions": 0,
+        "uptime_seconds": 86400.0,
+        "requests_total": 2000,
+        "requests_successful": 1900,
+        "requests_failed": 100,
+        "last_request_time": 1761220800.0,
+    },
+    response_only=True,
+    status_codes=["200"],
+)
+
+
 class StatsView(APIView):
     """Live figures of messages, connections, logins, storage and speed; `service` narrows them to one service."""
 
     @extend_schema(
         parameters=[OpenApiParameter("service", str, enum=["smtp", "imap"])],
-        responses={(200, "application/json"): OpenApiTypes.OBJECT},
+        responses=Stats,
+        examples=[_EXAMPLE],
     )
     def get(self, request: Request) -> Response:
         service = request.query_params.get("service")

@@ -21,10 +21,16 @@ class Attempt(models.Model):
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField()
     outcome = models.CharField(max_length=10, choices=Outcome)
-    transport = models.CharField(max_length=10, help_text="local, smtp or sandbox.")
+    transport = models.CharField(max_length=10, help_text="local, smtp, odmr or sandbox.")
     next_hop = models.CharField(max_length=300, blank=True, help_text="Host name, address and port, or the mailbox.")
     tls = models.CharField(
         max_length=60, blank=True, help_text="Protocol and cipher; empty where the line was in clear."
+    )
+    tls_policy = models.CharField(
+        "TLS policy", max_length=20, blank=True, help_text="The rule that TLS was to obey, such as mta-sts or dane."
+    )
+    is_verified = models.BooleanField(
+        default=False, help_text="Whether the next hop proved to be who it should be, by its certificate."
     )
     code = models.PositiveSmallIntegerField(null=True, blank=True, help_text="The reply code that decided.")
     enhanced_code = models.CharField(max_length=12, blank=True)

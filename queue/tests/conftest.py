@@ -17,9 +17,17 @@ from mailflow import receiver
 from mailflow.models import Message
 from mailflow.smtp.envelope import Envelope, Recipient
 from mailflow.spool.accepted import Origin
+from queue import return_paths, suppress
 from queue.engine import Engine
 from queue.models import Entry
 from queue.transports.memory import MemoryTransport
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> None:
+    """What a process keeps of the database for a moment, the next test's database has not."""
+    suppress.forget()
+    return_paths.forget()
 
 
 @pytest.fixture
@@ -39,6 +47,8 @@ def accept(db: None) -> Callable[..., list[int]]:
         notify: str = "",
         original_recipient: str = "",
         body: bytes = b"x\r\n",
+        is_test: bool = False,
+        header: bytes = b"",
         **envelope_fields: Any,
     ) -> list[int]:
         envelope = Envelope(
@@ -49,8 +59,8 @@ def accept(db: None) -> Callable[..., list[int]]:
         submission = receiver.Submission(
             source=Message.Source.SUBMISSION.value,
             envelope=envelope,
-            origin=Origin(protocol="ESMTP", trace_id="trace"),
-            content=b"Subject: test\r\nMessage-ID: <m@example.com>\r\n\r\n" + body,
+            origin=Origin(protocol="ESMTP", trace_id="trace", is_test=is_test),
+            content=b"Subject: test\r\nMessage-ID: <m@example.com>\r\n" + header + b"\r\n" + body,
         )
         with transaction.atomic():
             return receiver.accept_within([submission])
@@ -68,7 +78,7 @@ def running_engine(transport: Any = None, resolver: Any = None) -> Iterator[Engi
         engine.drain(2)
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 15) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 30) -> Any:
     """Return the condition's first true value; fail where it does not come."""
     ends_at = time.monotonic() + seconds
     while time.monotonic() < ends_at:

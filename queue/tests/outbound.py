@@ -37,6 +37,7 @@ IMPATIENT = Timeouts(
     data_block=SHORT,
     data_termination=SHORT,
     envelope=4 * SHORT,
+    hops=SHORT,
     quit=SHORT,
     lowest_rate=1e9,
 )

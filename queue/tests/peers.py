@@ -101,7 +101,7 @@ class Peer:
     @contextlib.asynccontextmanager
     async def run(self, port: int = 0) -> AsyncIterator[Peer]:
         """Listen on a free port while the block runs."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=2**16)
+        server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=2**16, ssl=self._listen_tls())
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -133,6 +133,10 @@ class Peer:
             loop, done = stop[0]
             loop.call_soon_threadsafe(done.set)
             thread.join(10)
+
+    def _listen_tls(self) -> ssl.SSLContext | None:
+        """Return the context of a peer that speaks TLS from the first octet."""
+        return None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -181,6 +185,8 @@ class _Conversation:
                 await self._starttls()
             elif verb == "DATA":
                 await self._data()
+            elif verb == "BDAT":
+                await self._chunk(int(line.split()[1]))
             elif verb == "MAIL":
                 self._recipients.clear()
                 self._mail_from = line[11:].partition(">")[0]
@@ -242,6 +248,14 @@ class _Conversation:
         self._buffer = b""
         content = b"".join(pieces)[:-3]
         content = (b"\r\n" + content).replace(b"\r\n.", b"\r\n")[2:]
+        reply = await self._say("dot")
+        if reply.startswith("2"):
+            self._peer.messages.append(Received(self._mail_from, tuple(self._recipients), content, self._tls))
+
+    async def _chunk(self, size: int) -> None:
+        while len(self._buffer) < size:
+            await self._read()
+        content, self._buffer = self._buffer[:size], self._buffer[size:]
         reply = await self._say("dot")
         if reply.startswith("2"):
             self._peer.messages.append(Received(self._mail_from, tuple(self._recipients), content, self._tls))

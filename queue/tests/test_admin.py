@@ -187,58 +187,6 @@ def test_staff_without_the_permission_see_no_message(client: Client, message: Me
         assert client.get(reverse(f"admin:mailflow_message_{name}", args=[message.pk])).status_code == 403
 
 
-def _act(browser: Client, action: str, *, confirmed: bool, **extra: object) -> str:
-    form = {"action": action, "_selected_action": [entry.pk for entry in Entry.objects.all()], **extra}
-    if confirmed:
-        form["confirmed"] = "yes"
-    answer = browser.post(reverse("admin:queue_entry_changelist"), form, follow=True)
-    assert answer.status_code == 200
-    return answer.content.decode()
-
-
-def test_removing_asks_first_and_tells_the_count(browser: Client, message: Message) -> None:
-    page = _act(browser, "remove", confirmed=False)
-    assert "Remove 2 queue entries?" in page
-    assert Entry.objects.filter(status="pending").count() == 2
-    page = _act(browser, "remove", confirmed=True)
-    assert "2 queue entries removed from the queue." in page
-    assert Entry.objects.filter(status="failed").count() == 2
-    assert set(Event.objects.filter(kind="deleted").values_list("actor", flat=True)) == {"root"}
-
-
-def test_retrying_tells_what_was_left_alone(browser: Client, message: Message) -> None:
-    leased = Entry.objects.earliest("pk")
-    Entry.objects.filter(pk=leased.pk).update(lease="w", next_attempt_at=timezone.now() + dt.timedelta(minutes=1))
-    assert "Attempt 2 queue entries now?" in _act(browser, "retry_now", confirmed=False)
-    page = _act(browser, "retry_now", confirmed=True)
-    assert "1 queue entry will be attempted now. 1 left alone" in page
-    assert Event.objects.get(kind="retry_requested").entry_id != leased.pk
-
-
-def test_the_message_pages_buttons_act_on_that_message_alone(browser: Client, message: Message, accept: Accept) -> None:
-    (other,) = accept("carl@z.example")
-    page = _page(browser, message)
-    form = page.split('<form method="post" action="')[1]
-    address = form.split('"')[0]
-    hidden = dict(re.findall(r'<input type="hidden" name="(select_across|_selected_action)" value="(.*?)">', form))
-    asked = browser.post(address, {**hidden, "action": "remove"})
-    assert "Remove 2 queue entries?" in asked.content.decode()
-    again = dict(re.findall(r'<input type="hidden" name="(\w+)" value="(.*?)">', asked.content.decode()))
-    browser.post(address, again)
-    assert Entry.objects.get(pk=other).status == "pending"
-    assert Entry.objects.filter(status="failed").count() == 2
-
-
-def test_who_may_only_look_has_no_actions(client: Client, message: Message) -> None:
-    clerk = User.objects.create_user("clerk", "clerk@example.com", "x", is_staff=True)
-    clerk.user_permissions.set(Permission.objects.filter(codename__in=["view_entry", "view_message", "view_attempt"]))
-    client.force_login(clerk)
-    assert "Remove from the queue" not in _page(client, message)
-    _act(client, "remove", confirmed=True)
-    assert Entry.objects.filter(status="pending").count() == 2
-    assert client.get(reverse("admin:queue_entry_change", args=[Entry.objects.earliest("pk").pk])).status_code == 200
-
-
 def test_the_dashboard_counts_the_last_day_with_few_queries(browser: Client, message: Message, accept: Accept) -> None:
     address = reverse("admin:index")
     events.record([events.NewEvent(Event.Kind.REFUSED, "Relaying was refused.", client_address="192.0.2.7")])

@@ -11,8 +11,10 @@ from django.db import connection
 from django.utils import timezone
 
 from accounts.models import User
-from queue import claim
-from queue.models import Entry
+from mailflow.models import Event
+from queue import claim, delivery
+from queue.models import Attempt, Entry
+from queue.settle import settle
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LEASE = dt.timedelta(seconds=60)
@@ -20,7 +22,8 @@ LEASE = dt.timedelta(seconds=60)
 
 def take(worker: str, entry_ids: list[int] | None = None, *, later: float = 0, limit: int = 100) -> list[int]:
     now = timezone.now() + dt.timedelta(seconds=later)
-    return [parcel.entry_id for parcel in claim.claim(worker, limit=limit, now=now, lease=LEASE, entry_ids=entry_ids)]
+    wanted = list(Entry.objects.values_list("pk", flat=True)) if entry_ids is None else entry_ids
+    return [parcel.entry_id for parcel in claim.claim(worker, limit=limit, now=now, lease=LEASE, entry_ids=wanted)]
 
 
 def test_a_claimed_entry_belongs_to_one_worker_until_its_lease_ends(
@@ -55,6 +58,55 @@ def test_what_is_given_back_is_due_at_once(alice: User, accept: Callable[..., li
     take("one")
     claim.give_back("one", ids, now=timezone.now())
     assert take("two") == ids
+
+
+def claims() -> int:
+    return Entry.objects.values_list("claims", flat=True).get()
+
+
+def test_claims_of_lost_workers_are_counted_and_those_given_back_are_not(
+    alice: User, accept: Callable[..., list[int]]
+) -> None:
+    ids = accept("a@x.example")
+    take("one")
+    claim.give_back("one", ids, now=timezone.now())
+    assert claims() == 0
+    take("two")
+    claim.give_back("two", ids, now=timezone.now(), was_lost=True)
+    take("three", later=1)  # its lease runs out
+    assert take("four", later=70) == ids
+    assert claims() == 3
+    claim.put_off("four", ids, next_at=timezone.now(), retry_at=None, words="it waits")
+    assert claims() == 2
+
+
+def test_the_end_of_an_attempt_begins_the_count_anew(alice: User, accept: Callable[..., list[int]]) -> None:
+    ids = accept("a@x.example")
+    take("one")
+    claim.give_back("one", ids, now=timezone.now(), was_lost=True)
+    (parcel,) = claim.claim("two", limit=1, now=timezone.now(), lease=LEASE, entry_ids=ids)
+    assert parcel.claims == 2
+    settle([delivery.trouble(parcel, timezone.now(), "smtp", OSError())], worker="two")
+    assert claims() == 0
+    claim.give_back("two", ids, now=timezone.now())
+    assert claims() == 0
+
+
+def test_an_entry_that_was_in_the_hands_of_five_lost_workers_is_left_alone_for_a_while(
+    alice: User, accept: Callable[..., list[int]]
+) -> None:
+    """Such mail must not take down one worker after the other as fast as they are started."""
+    ids = accept("a@x.example")
+    Entry.objects.update(claims=5)
+    (parcel,) = claim.claim("six", limit=1, now=timezone.now(), lease=LEASE, entry_ids=ids)
+    found = delivery.sort([parcel])
+    assert not found.foreign and not found.ours
+    settle(found.decided, worker="six")
+    entry, attempt = Entry.objects.get(), Attempt.objects.get()
+    assert (entry.status, entry.attempts, entry.claims) == ("retry", 1, 0)
+    assert entry.next_attempt_at is not None and entry.next_attempt_at > timezone.now()
+    assert attempt.reply == "5 workers were lost while they had it, so it is left alone for a while."
+    assert "deferred; " in Event.objects.get(kind="deferred").summary
 
 
 def test_many_workers_at_once_share_the_entries_without_overlap(alice: User, accept: Callable[..., list[int]]) -> None:

@@ -13,6 +13,7 @@ from django.utils import timezone
 from mailflow import handoff
 from mailflow.models import Event, Message
 from queue import control
+from queue.control import batches
 from queue.models import Entry
 
 Accept = Callable[..., list[int]]
@@ -110,7 +111,7 @@ def test_removing_one_of_two_recipients_leaves_the_message_processing(accept: Ac
 def test_more_entries_than_one_transaction_takes_are_all_removed(
     accept: Accept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "_BATCH", 3)
+    monkeypatch.setattr(batches, "BATCH", 3)
     accept(*(f"r{number}@x.example" for number in range(8)))
     assert control.remove(Entry.objects.order_by("recipient"), actor="root") == 8
     assert Message.objects.get().status == "failed"

@@ -18,7 +18,9 @@ from queue.dsn import compose
 from queue.dsn_causes import cause_of
 from queue.dsn_facts import DsnFacts, RecipientFacts
 from queue.dsn_status import status_of
-from queue.outcome import Outcome, deferred, failed, from_reply
+from queue.outcome import Kind, Outcome, deferred, failed, from_reply
+from queue.transports.replies import PeerReply
+from queue.transports.verdicts import Verdicts
 
 NOW = dt.datetime(2026, 11, 20, 12, 0, 1, tzinfo=dt.UTC)
 ACCEPTED_AT = NOW - dt.timedelta(hours=3)
@@ -130,6 +132,71 @@ def test_the_text_tells_what_happened_what_it_means_and_what_to_do() -> None:
     assert cause_of("5.1.1").remedy in words
     assert "msg_01kafe" in words
     assert "&" not in words
+
+
+def text_about(outcome: Outcome, **changes: Any) -> str:
+    return " ".join(report(facts(recipient(outcome, **changes)))[1].split())
+
+
+LET_IN = "ask the recipient to let your mail in"
+
+
+@pytest.mark.parametrize(
+    ("code", "rule", "words"),
+    [
+        ("4.3.0", "", ["This mail system could not deal", "your postmaster"]),
+        ("4.3.5", "", ["cannot use a key or a password", "The recipient can do nothing", "your postmaster"]),
+        ("4.4.3", "", ["DNS", "your postmaster"]),
+        ("4.7.0", "", ["smarthost", "The recipient can do nothing", "your postmaster"]),
+        ("4.7.4", "required", ["did not offer an encrypted line", "your postmaster"]),
+        ("4.7.4", "mta-sts", ["MTA-STS", "did not offer", "let the recipient know"]),
+        ("4.7.4", "dane-unusable", ["DANE", "did not offer", "let the recipient know"]),
+        ("4.7.5", "required", ["certificate", "The recipient can do nothing", "your postmaster"]),
+        ("4.7.5", "dane", ["DANE", "which hosts take its mail", "let the recipient know"]),
+        ("4.7.5", "mta-sts", ["MTA-STS", "which hosts take its mail", "let the recipient know"]),
+        ("4.7.8", "required", ["smarthost", "password", "The recipient can do nothing", "your postmaster"]),
+        ("5.7.10", "requiretls", ["You asked", "REQUIRETLS", "send it again without it"]),
+        ("4.7.11", "never", ["smarthost", "send them safely", "your postmaster"]),
+        ("5.7.30", "requiretls", ["You asked", "REQUIRETLS", "does not promise", "send it again without it"]),
+    ],
+)
+@pytest.mark.parametrize("expired", [False, True])
+def test_what_we_found_ourselves_is_not_said_to_be_the_recipients_refusal(
+    code: str, rule: str, words: list[str], expired: bool
+) -> None:
+    make = failed if code.startswith("5") else deferred
+    outcome = replace(make("in our words", transport="smtp", enhanced_code=code, next_hop=HOP), tls_policy=rule)
+    text = text_about(outcome, expired=expired)
+    assert all(word in text for word in words) and LET_IN not in text
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ((550, "5.3.5 misconfigured"), ["The other mail system says", "ask the recipient"]),
+        ((451, "4.4.3 no directory"), ["could not look up", "ask the recipient"]),
+        ((550, "5.7.4 lacking"), ["The other mail system lacks", "your postmaster"]),
+        ((550, "5.7.5 no key"), ["a key, a certificate or a signature", "your postmaster"]),
+        ((550, "5.7.8 who are you"), ["wants a login", "your postmaster"]),
+        ((550, "5.7.10 TLS please"), ["wants an encrypted line", "your postmaster"]),
+        ((550, "5.7.11 TLS please"), ["wants an encrypted line", "your postmaster"]),
+        ((550, "5.7.30 DKIM did not pass"), ["REQUIRETLS", "DKIM", "your postmaster"]),
+        ((530, "5.7.0 Must issue STARTTLS first"), ["wants an encrypted line or a login", "your postmaster"]),
+        ((550, "5.7.1 spam"), [LET_IN]),
+        ((550, "5.7.26 unauthenticated"), [LET_IN]),
+    ],
+)
+def test_the_same_codes_of_another_host_are_its_own_words(reply: tuple[int, str], words: list[str]) -> None:
+    text = text_about(from_reply(*reply, transport="smtp", next_hop=HOP))
+    assert all(word in text for word in words)
+    assert "You asked" not in text and "smarthost" not in text
+
+
+def test_a_smarthost_that_wants_a_login_first_is_no_refusal_of_the_recipient() -> None:
+    outcome = Verdicts(HOP, is_relay=True).of(PeerReply(530, ("5.7.0 Authentication required",)))
+    assert outcome.kind is Kind.DEFERRED
+    text = text_about(outcome)
+    assert "wants an encrypted line or a login" in text and LET_IN not in text
 
 
 def test_an_answer_of_several_lines_is_quoted_line_by_line() -> None:

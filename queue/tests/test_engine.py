@@ -17,6 +17,8 @@ from accounts.dns.memory import MemoryResolver
 from accounts.models import Alias, Domain, User
 from mailflow.mailboxes import read_copy
 from mailflow.models import Event, FiledMessage, Message
+from queue import control
+from queue.control import Action, Order
 from queue.models import Attempt, Entry
 from queue.outcome import from_reply
 from queue.tests.conftest import open_entries, running_engine, wait_until
@@ -233,6 +235,29 @@ def test_a_slow_domain_holds_up_no_other(alice: User, accept: Accept, resolver: 
             wait_until(lambda: open_entries() == 0)
     finally:
         slow.gate.set()
+
+
+def test_a_hold_takes_out_what_waits_in_a_worker_for_its_turn(
+    alice: User, accept: Accept, resolver: MemoryResolver, settings: Any
+) -> None:
+    settings.SMTP_POOL_SIZE, settings.QUEUE_LEASE_SECONDS = 2, 2
+    transport = MemoryTransport()
+    transport.gate.clear()
+    ids = [entry for number in range(10) for entry in accept(f"u{number}@slow.example")]
+    try:
+        with running_engine(transport, resolver) as engine:
+            engine.ring(ids)
+            wait_until(lambda: len(transport.jobs) == 2 and Entry.objects.exclude(lease="").count() == 10)
+            control.carry_out(Order(Action.HOLD, "root"), Entry.objects.all())
+            wait_until(lambda: Entry.objects.filter(Entry.IS_HELD, lease="", next_attempt_at=None).count() == 8)
+            transport.gate.set()
+            wait_until(lambda: Entry.objects.filter(status="delivered").count() == 2)
+            assert len(transport.jobs) == 2
+            control.carry_out(Order(Action.RELEASE, "root"), Entry.objects.all())
+            engine.sweep()
+            wait_until(lambda: open_entries() == 0)
+    finally:
+        transport.gate.set()
 
 
 def test_a_domain_with_more_mail_than_its_lane_holds_up_no_other(

@@ -14,6 +14,8 @@ from accounts.names import parse_address
 from mailflow import content
 from mailflow.models import FiledMessage, Message
 from mailflow.policy.recipient import check_recipient
+from mailflow.storage import registry
+from mailflow.storage.base import Copy
 from queue.models import Attempt, Entry
 from queue.tests.conftest import running_engine, wait_until
 
@@ -56,6 +58,23 @@ def test_a_mailbox_that_is_switched_on_again_gets_what_waited(bob: User, accept:
     with running_engine():
         wait_until(FiledMessage.objects.exists)
     assert Message.objects.get().status == "delivered"
+
+
+@pytest.mark.parametrize(("claims", "is_new"), [(0, True), (1, False)])
+def test_a_copy_is_looked_for_where_an_earlier_worker_may_have_stored_it(
+    claims: int, is_new: bool, alice: User, accept: Accept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = accept("alice@example.com", sender="s@x.example")
+    Entry.objects.update(claims=claims)
+    storage, put = registry.current(), []
+
+    def note(copy: Copy) -> str:
+        put.append(copy.is_new)
+        return type(storage).put(storage, copy)
+
+    monkeypatch.setattr(storage, "put", note)
+    assert attempt_of(ids).outcome == "delivered"
+    assert put == [is_new]
 
 
 def test_a_domain_that_only_sends_takes_no_mail(alice: User, accept: Accept) -> None:

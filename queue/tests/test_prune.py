@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from accounts.models import TrailEntry, User
+from accounts.models import TrailEntry, User, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from accounts.webhooks import endpoints, outbox
 from mailflow import content
 from mailflow.events import NewEvent, record
 from mailflow.ids import first_message_id, first_row_id, new_row_id
 from mailflow.models import ContentChunk, Event, FiledMessage, Message
 from mailflow.storage import registry
 from queue import prune
-from queue.models import Attempt, Entry
+from queue.models import Attempt, Destination, DoubleBounce, Entry, QueueAction, SoftBounce, Suppression
 from queue.tests.mail import TEXT, accepted, file
 
 pytestmark = pytest.mark.django_db
@@ -130,6 +131,19 @@ def test_the_trail_is_kept_for_its_own_time(settings: Any) -> None:
     assert TrailEntry.objects.get().subject == "59 days ago"
 
 
+def test_records_of_actions_are_kept_as_long_as_the_trail(settings: Any) -> None:
+    settings.TRAIL_KEEP_DAYS = 60
+    now = timezone.now()
+    for days, has_ended in ((59, True), (61, True), (62, False)):
+        at = now - dt.timedelta(days=days)
+        QueueAction.objects.create(
+            id=first_row_id(at), created_at=at, actor=f"{days}", action="hold", up_to_id=0,
+            finished_at=at if has_ended else None,
+        )  # fmt: skip
+    assert prune.run()["actions"] == 1
+    assert set(QueueAction.objects.values_list("actor", flat=True)) == {"59", "62"}
+
+
 def test_everything_goes_however_many_batches_it_takes(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prune, "BATCH", 2)
     monkeypatch.setattr(prune, "BATCH_CHUNKS", 2)
@@ -149,6 +163,20 @@ def test_everything_goes_however_many_batches_it_takes(alice: User, monkeypatch:
     assert set(ContentChunk.objects.values_list("message_id", flat=True)) == set(kept)
 
 
+def test_destinations_that_nobody_writes_to_go_but_where_people_have_set_something(db: None) -> None:
+    old = timezone.now() - dt.timedelta(days=61)
+    given: dict[str, dict[str, object]] = {
+        "gone.example": {},
+        "limited.example": {"max_connections": 2},
+        "noted.example": {"note": "they asked for it"},
+        "used.example": {"used_at": timezone.now()},
+    }
+    for domain, values in given.items():
+        Destination.objects.create(domain=domain, **{"used_at": old} | values)
+    assert prune.run()["destinations"] == 1
+    assert not Destination.objects.filter(domain="gone.example").exists()
+
+
 def test_messages_that_ended_in_the_same_instant_all_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prune, "BATCH", 2)
     for _ in range(5):
@@ -163,3 +191,35 @@ def test_a_run_whose_time_is_over_leaves_the_rest_to_the_next(monkeypatch: pytes
         patch.setattr(prune, "MAX_RUN_SECONDS", -1.0)
         assert not prune.run()
     assert prune.run()["messages"] == 1
+
+
+def test_what_bounces_left_behind_goes_when_it_counts_no_more() -> None:
+    now = timezone.now()
+    for number, ago in enumerate((dt.timedelta(days=1), OLD)):
+        at, row_id = now - ago, first_row_id(now - ago) + number
+        SoftBounce.objects.create(id=row_id, entry_id=number, organization_id=1, address="a@x.example", created_at=at)
+        DoubleBounce.objects.create(id=row_id, message_id=f"msg_{number}", words="", created_at=at, told_at=at)
+        Suppression.objects.create(address=f"u{number}@x.example", expires_at=at)
+    Suppression.objects.create(id=first_row_id(now - OLD), address="kept@x.example", created_at=now - OLD)
+    assert prune.run()["bounces"] == 3
+    assert SoftBounce.objects.count() == DoubleBounce.objects.count() == 1
+    assert set(Suppression.objects.values_list("address", flat=True)) == {"u0@x.example", "kept@x.example"}
+
+
+def test_old_deliveries_of_webhooks_go_with_their_attempts_and_without_their_endpoint_too() -> None:
+    endpoint, _ = endpoints.create(None, "https://example.com/", ["message.sent"])
+    gone, _ = endpoints.create(None, "https://example.com/", ["message.sent"])
+    now = timezone.now()
+    kept = outbox.delivery(endpoint.pk, "message.sent", "{}", now)
+    old = [outbox.delivery(one.pk, "message.sent", "{}", now) for one in (endpoint, gone)]
+    for number, delivery in enumerate(old):
+        delivery.id = f"{outbox.first_id(now - dt.timedelta(days=8))}{number:014d}"
+    WebhookDelivery.objects.bulk_create([kept, *old])
+    for delivery in (kept, *old):
+        WebhookAttempt.objects.create(
+            delivery=delivery, started_at=now, duration_ms=1, url=endpoint.url, request_headers={}
+        )
+    endpoints.delete(gone)
+    assert prune.run()["webhook_deliveries"] == 2
+    assert [delivery.pk for delivery in WebhookDelivery.objects.all()] == [kept.pk]
+    assert WebhookAttempt.objects.get().delivery_id == kept.pk and WebhookEndpoint.objects.get() == endpoint

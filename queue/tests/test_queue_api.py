@@ -11,8 +11,10 @@ from django.conf import LazySettings
 from django.test import Client
 from django.utils import timezone
 
-from accounts.models import User
+from accounts.models import TrailEntry, User
 from mailflow.models import Event, Message
+from queue import control, message_status, queued
+from queue.control import Action, Order
 from queue.models import Entry
 from queue.tests.mail import accepted, client_of
 
@@ -30,6 +32,7 @@ def retrying(message: Message) -> None:
 def ended(message: Message, status: str, **since: int) -> None:
     at = timezone.now() - dt.timedelta(**since)
     Entry.objects.filter(message=message).update(status=status, next_attempt_at=None, finished_at=at)
+    message_status.refresh([message.pk])
 
 
 def listed(user: User, query: str = "") -> list[str]:
@@ -97,6 +100,9 @@ def test_a_retry_makes_the_message_due_at_once(root: User, path: str) -> None:
     due_at = Entry.objects.get().next_attempt_at
     assert due_at is not None and due_at <= timezone.now()
     assert Event.objects.get(kind="retry_requested").actor == "root"
+    line = TrailEntry.objects.get(kind="queue.retry")
+    assert (line.actor, line.subject) == ("root", f"message {message.pk}")
+    assert line.detail.startswith("retry now: 1 done. ")
 
 
 def test_a_deletion_takes_the_message_out(root: User) -> None:
@@ -107,6 +113,8 @@ def test_a_deletion_takes_the_message_out(root: User) -> None:
     assert answer.json() == {"success": True, "message": "Zpráva byla odstraněna z fronty"}
     message.refresh_from_db()
     assert message.status == "failed" and client.get(f"/api/queue/{message.pk}").json()["status"] == "failed"
+    line = TrailEntry.objects.get(kind="queue.delete")
+    assert (line.actor, line.subject, line.client_address) == ("root", f"message {message.pk}", "127.0.0.1")
     for again in (client.delete(f"/api/queue/{message.pk}"), client.post(f"/api/queue/{message.pk}/retry")):
         assert again.status_code == 409
 
@@ -128,5 +136,65 @@ def test_a_list_of_fifty_costs_as_many_queries_as_a_list_of_one(
     for count in (1, 49):
         for _ in range(count):
             accepted("a@y.example", "b@example.com")
-        with django_assert_max_num_queries(5):
+        with django_assert_max_num_queries(12):
             assert client.get("/api/v1/queue?page_size=50").json()["items"]
+
+
+def test_held_and_scheduled_mail_is_pending_and_says_what_it_waits_for(root: User) -> None:
+    held, scheduled = accepted("a@y.example"), accepted("b@y.example")
+    retrying(held)
+    control.carry_out(Order(Action.HOLD, "root", "spam"), Entry.objects.filter(message=held))
+    at = timezone.now() + dt.timedelta(hours=1)
+    Entry.objects.filter(message=scheduled).update(scheduled_at=at, next_attempt_at=at)
+    items = {item["id"]: item for item in client_of(root).get("/api/v1/queue?status=pending").json()["items"]}
+    assert items[held.pk]["waiting_for"].endswith("by root: spam") and items[held.pk]["next_retry"] is None
+    assert items[scheduled.pk]["waiting_for"] == "the time that its sender chose"
+    assert {item["status"] for item in items.values()} == {"pending"}
+    assert listed(root, "status=retry") == []
+
+
+def test_a_message_is_listed_once_and_by_its_liveliest_recipient(root: User) -> None:
+    message = accepted("a@y.example", "b@y.example", "c@y.example")
+    Entry.objects.filter(recipient="a@y.example").update(status="retry", attempts=1)
+    control.remove(Entry.objects.filter(recipient="c@y.example"), actor="root")
+    body = client_of(root).get("/api/v1/queue").json()
+    assert (body["total"], len(body["items"]), body["items"][0]["status"]) == (1, 1, "retry")
+    assert {item["status"] for item in body["items"][0]["recipients"]} == {"pending", "retry", "failed"}
+    assert listed(root, "status=retry") == [message.pk]
+    assert listed(root, "status=pending") == listed(root, "status=failed") == []
+
+
+@pytest.mark.parametrize("status", ["", "&status=pending", "&status=retry", "&status=failed"])
+def test_pages_and_the_cursor_lead_through_everything_once(root: User, status: str) -> None:
+    messages = [accepted("a@y.example", "b@y.example") for _ in range(5)]
+    for message in messages:
+        if "retry" in status:
+            retrying(message)
+        if "failed" in status:
+            ended(message, "bounced", days=0)
+    newest_first = sorted((message.pk for message in messages), reverse=True)
+    pages = [listed(root, f"limit=2&offset={offset}{status}") for offset in (0, 2, 4, 6)]
+    assert pages == [newest_first[:2], newest_first[2:4], newest_first[4:], []]
+    assert listed(root, f"before={newest_first[1]}{status}") == newest_first[2:]
+    assert client_of(root).get(f"/api/v1/queue?limit=2{status}").json()["total"] == 5
+
+
+def test_a_wrong_cursor_is_refused(root: User) -> None:
+    for before in ("x", "msg_%00"):
+        assert client_of(root).get(f"/api/v1/queue?before={before}").status_code == 400
+
+
+def test_the_total_ends_at_its_cap(root: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queued, "TOTAL_CAP", 2)
+    for _ in range(3):
+        accepted("a@y.example")
+    body = client_of(root).get("/api/v1/queue").json()
+    assert (body["total"], len(body["items"])) == (2, 3)
+
+
+def test_a_retry_of_held_mail_says_that_it_is_held(root: User) -> None:
+    message = accepted("a@y.example")
+    control.carry_out(Order(Action.HOLD, "root"), Entry.objects.all())
+    answer = acting(root).post(f"/api/queue/{message.pk}/retry")
+    assert answer.status_code == 409
+    assert "on hold" in answer.json()["detail"]

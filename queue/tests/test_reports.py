@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from django.db.models import Q
 from django.utils import timezone
 
 from accounts.dns.memory import MemoryResolver
@@ -19,6 +20,7 @@ from mailflow.mailboxes import read_copy
 from mailflow.models import Event, FiledMessage, Message
 from mailflow.smtp.envelope import DeliverBy
 from queue import claim, control, delivery, settle
+from queue.finding import Finder
 from queue.models import Attempt, Entry
 from queue.outcome import Outcome, from_reply
 from queue.tests.conftest import open_entries, running_engine, wait_until
@@ -68,11 +70,9 @@ def deliver(ids: list[int], transport: MemoryTransport | None = None, resolver: 
 
 
 def nothing_is_due() -> bool:
-    return not Entry.objects.filter(next_attempt_at__lte=timezone.now()).exists() and not leased()
-
-
-def leased() -> bool:
-    return Entry.objects.exclude(lease="").filter(next_attempt_at__isnull=False).exists()
+    """In one query: between two of them what was leased may have ended, and what came of it be due."""
+    is_leased = ~Q(lease="") & Q(next_attempt_at__isnull=False)
+    return not Entry.objects.filter(Q(next_attempt_at__lte=timezone.now()) | is_leased).exists()
 
 
 def sweep(transport: MemoryTransport | None = None, resolver: MemoryResolver | None = None) -> None:
@@ -170,6 +170,21 @@ def test_what_ended_the_same_way_at_once_is_one_report_and_each_way_is_another(
         ("relayed", "2.0.0", "a@x.example"),
         ("relayed", "2.0.0", "b@x.example"),
     ]
+
+
+def test_8bit_mail_comes_back_whole_in_a_report_that_needs_no_8bitmime(
+    alice: User, accept: Accept, resolver: MemoryResolver
+) -> None:
+    mime = b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n"
+    body = "Grüße aus der schönen Stadt Köln\r\n".encode()
+    ids = accept("c@x.example", header=mime, body=body, body_type="8BITMIME", dsn_return="FULL")
+    deliver(ids, answering(c=NEVER), resolver)
+    wait_until(lambda: FiledMessage.objects.exists())
+    (row,) = Message.objects.filter(source="dsn")
+    filed = read_copy(FiledMessage.objects.get())
+    assert row.body_type == "" and filed.isascii()
+    original = list(email.message_from_bytes(filed).walk())[-1]
+    assert original.get_payload(decode=True) == body
 
 
 def test_a_report_arrives_in_the_senders_mailbox(alice: User, accept: Accept, resolver: MemoryResolver) -> None:
@@ -466,6 +481,10 @@ class Killed(BaseException):
     """Ends a worker in the middle of its work."""
 
 
+def claimed(worker: str, ids: list[int], lease: dt.timedelta) -> delivery.Sorted:
+    return delivery.claim_due(worker, lambda: Finder(worker).claim_rung(ids, limit=9, lease=lease))
+
+
 def test_a_worker_killed_between_delivery_and_report_neither_loses_nor_doubles_it(
     alice: User, accept: Accept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,7 +492,7 @@ def test_a_worker_killed_between_delivery_and_report_neither_loses_nor_doubles_i
     lease = dt.timedelta(seconds=60)
 
     def attempt(worker: str) -> None:
-        found = delivery.claim_due(worker, limit=9, lease=lease, entry_ids=ids)
+        found = claimed(worker, ids, lease)
         settle.settle(delivery.deliver_ours(found.ours), worker=worker)
 
     def kill(_ids: object) -> None:
@@ -497,7 +516,7 @@ def test_of_two_workers_at_a_deadline_one_reports(alice: User, accept: Accept) -
     ids = accept("a@x.example", deliver_by=DeliverBy(600, "R"))
     later(dt.timedelta(minutes=10))
     lease = dt.timedelta(0)  # over at once: both have it
-    results = [delivery.claim_due(worker, limit=9, lease=lease, entry_ids=ids).decided for worker in ("one", "two")]
+    results = [claimed(worker, ids, lease).decided for worker in ("one", "two")]
     for worker, found in zip(("one", "two"), results, strict=True):
         settle.settle(found, worker=worker)
     settle.settle(results[1], worker="two")

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from queue.outcome import Kind
 from queue.tests.outbound import (
+    IMPATIENT,
     SHORT,
     TO,
     Run,
@@ -19,6 +21,7 @@ from queue.tests.outbound import (
 )
 from queue.tests.peers import Close, Last, Peer, Say, Silence
 from queue.transports.base import NextHop, Route
+from queue.transports.options import Timeouts
 from queue.transports.smtp import SmtpTransport
 
 pytestmark = on_both_loops
@@ -136,6 +139,115 @@ def test_a_host_out_of_reach_is_passed_over_and_tried_last_for_a_while(run: Run)
         assert outcome.next_hop == str(dead)
 
     run(body())
+
+
+@pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelined", "lockstep"])
+@pytest.mark.parametrize("step", ["greeting", "ehlo", "mail", "rcpt", "data"])
+def test_a_host_that_hangs_does_not_hide_the_next_and_is_tried_last_from_then_on(
+    run: Run, step: str, extensions: list[str]
+) -> None:
+    """RFC 5321 §5.1: at least two addresses are tried, although the first has used up the time for all."""
+
+    async def body() -> None:
+        first, second = Peer(extensions=extensions, **{step: [Silence()]}), Peer()  # type: ignore[arg-type]
+        async with first.run(), second.run():
+            transport = SmtpTransport(options(timeouts=IMPATIENT))
+            for _ in range(2):
+                outcomes = await transport.deliver(job(), Route([_named("a", first), _named("b", second)]))
+                assert outcomes[TO].kind is Kind.DELIVERED
+            await transport.close()
+        assert (first.connections, len(second.messages)) == (1, 2)
+
+    run(body())
+
+
+def test_hosts_that_hung_are_tried_after_those_that_nobody_has_asked_yet(run: Run) -> None:
+    async def body() -> None:
+        hung, good = [Peer(mail=[Silence()]) for _ in range(3)], Peer()
+        async with hung[0].run(), hung[1].run(), hung[2].run(), good.run():
+            transport = SmtpTransport(options(timeouts=IMPATIENT))
+            route = Route([_named(f"host{number}", peer) for number, peer in enumerate([*hung, good])])
+            outcomes = [(await transport.deliver(job(), route))[TO].kind for _ in range(3)]
+            await transport.close()
+        assert outcomes == [Kind.DEFERRED, Kind.DELIVERED, Kind.DELIVERED]
+        assert [peer.connections for peer in [*hung, good]] == [1, 1, 1, 1]
+
+    run(body())
+
+
+def test_a_host_that_hung_after_the_content_is_tried_last_the_next_time(run: Run) -> None:
+    async def body() -> None:
+        first, second = Peer(dot=[Silence()]), Peer()
+        async with first.run(), second.run():
+            transport = SmtpTransport(options(timeouts=IMPATIENT))
+            route = Route([_named("a", first), _named("b", second)])
+            kinds = [(await transport.deliver(job(), route))[TO].kind for _ in range(2)]
+            await transport.close()
+        assert kinds == [Kind.DEFERRED, Kind.DELIVERED]
+        assert (first.connections, second.connections) == (1, 1)
+
+    run(body())
+
+
+def test_one_answer_and_a_host_that_hung_is_in_its_place_again(run: Run) -> None:
+    async def body() -> None:
+        first, second = Peer(mail=[Silence(), "250 ok"]), Peer()
+        async with first.run(), second.run():
+            transport = SmtpTransport(options(timeouts=IMPATIENT))
+            both = Route([_named("a", first), _named("b", second)])
+            for route in (both, both, Route([_named("c", first)]), both):  # by another name it is the same host
+                assert (await transport.deliver(job(), route))[TO].kind is Kind.DELIVERED
+            await transport.close()
+        assert (len(first.messages), len(second.messages)) == (2, 2)
+
+    run(body())
+
+
+def test_a_host_that_hung_is_in_its_place_again_after_a_while(run: Run) -> None:
+    async def body() -> None:
+        first, second = Peer(mail=[Silence(), "250 ok"]), Peer()
+        async with first.run(), second.run():
+            transport = SmtpTransport(options(timeouts=IMPATIENT, silent_seconds=0.0))
+            route = Route([_named("a", first), _named("b", second)])
+            for _ in range(2):
+                assert (await transport.deliver(job(), route))[TO].kind is Kind.DELIVERED
+            await transport.close()
+        assert (len(first.messages), len(second.messages)) == (1, 1)
+
+    run(body())
+
+
+@pytest.mark.parametrize(("count", "kind", "enhanced_code"), [(3, Kind.DEFERRED, "4.4.0"), (2, Kind.FAILED, "5.7.1")])
+def test_hosts_that_refuse_slowly_do_not_speak_for_one_that_there_was_no_time_to_ask(
+    run: Run, count: int, kind: Kind, enhanced_code: str
+) -> None:
+    async def body() -> None:
+        peers = [Peer(greeting=["554 5.7.1 go away"]), Peer(greeting=["554 5.7.1 go away"]), Peer()]
+        async with peers[0].run(), peers[1].run(), peers[2].run():
+            transport = SmtpTransport(options(timeouts=replace(Timeouts(), hops=0.0)))
+            hops = [_named(f"host{number}", peer) for number, peer in enumerate(peers)]
+            outcome = (await transport.deliver(job(), Route(hops[:count])))[TO]
+            await transport.close()
+        assert (outcome.kind, outcome.code, outcome.enhanced_code) == (kind, 554, enhanced_code)
+        assert [peer.connections for peer in peers] == [1, 1, 0]
+
+    run(body())
+
+
+def test_a_recipient_that_a_host_refused_fails_although_there_was_no_time_for_the_others(run: Run) -> None:
+    """A 5yz to MAIL or RCPT is an answer for the domain, and final; one that greets so speaks for itself alone."""
+
+    async def body() -> None:
+        first, second = Peer(rcpt=["550 5.1.1 nobody"]), Peer()
+        async with first.run(), second.run():
+            outcome = (await deliver_over(first, second, timeouts=replace(Timeouts(), hops=0.0)))[TO]
+        assert (outcome.kind, outcome.code, second.connections) == (Kind.FAILED, 550, 0)
+
+    run(body())
+
+
+def _named(host: str, peer: Peer) -> NextHop:
+    return replace(peer.hop, host=f"{host}.test")
 
 
 @pytest.mark.parametrize(

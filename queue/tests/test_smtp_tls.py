@@ -1,19 +1,13 @@
 from __future__ import annotations
 
-import datetime as dt
 import re
-import ssl
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from queue.outcome import Kind, Outcome
+from queue.tests.authority import self_signed
 from queue.tests.outbound import (
     SHORT,
     TO,
@@ -24,9 +18,10 @@ from queue.tests.outbound import (
     outcome_at,
 )
 from queue.tests.peers import Close, Last, Peer, Raw, Say, Silence
-from queue.transports.base import Route
-from queue.transports.options import Timeouts, TlsPolicy
+from queue.transports.base import Relay, Route
+from queue.transports.options import Timeouts
 from queue.transports.smtp import SmtpTransport
+from queue.transports.tls import TlsPolicy, chosen
 
 pytestmark = on_both_loops
 
@@ -37,35 +32,15 @@ pytestmark = on_both_loops
 class Certificate:
     """A self-signed certificate for peer.test, with what server and client need of it."""
 
-    def __init__(self, folder: Path) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "peer.test")])
-        now = dt.datetime.now(dt.UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("peer.test")]), critical=False)
-            .sign(key, hashes.SHA256())
-        )
-        self.pem = certificate.public_bytes(serialization.Encoding.PEM)
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        path = folder / "peer.pem"
-        path.write_bytes(private + self.pem)
-        self.server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.server.load_cert_chain(path)
-        self.trusting = ssl.create_default_context(cadata=self.pem.decode())
+    def __init__(self) -> None:
+        self.issued = self_signed("peer.test")
+        self.server = self.issued.server()
+        self.trusting = self.issued.trusting()
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return Certificate(tmp_path_factory.mktemp("tls"))
+def certificate() -> Certificate:
+    return Certificate()
 
 
 def test_starttls_is_used_where_offered_whoever_signed_the_certificate(run: Run, certificate: Certificate) -> None:
@@ -77,7 +52,7 @@ def test_starttls_is_used_where_offered_whoever_signed_the_certificate(run: Run,
 
 
 def test_the_policy_never_sends_in_clear(run: Run, certificate: Certificate) -> None:
-    outcome = run(outcome_at(peer := Peer(tls=certificate.server), direct_tls=TlsPolicy.NEVER))
+    outcome = run(outcome_at(peer := Peer(tls=certificate.server), default_tls=TlsPolicy.NEVER))
     assert (outcome.kind, outcome.tls) == (Kind.DELIVERED, "")
     assert "STARTTLS" not in peer.commands
 
@@ -103,7 +78,7 @@ def test_starttls_that_comes_to_nothing_falls_back_to_clear_or_defers(run: Run, 
 
 
 def test_required_tls_delivers_to_the_right_certificate_only(run: Run, certificate: Certificate) -> None:
-    strict: dict[str, Any] = {"direct_tls": TlsPolicy.REQUIRED, "verified_tls": certificate.trusting}
+    strict: dict[str, Any] = {"default_tls": TlsPolicy.REQUIRED, "verified_tls": certificate.trusting}
     assert run(outcome_at(Peer(tls=certificate.server), **strict)).tls
 
     async def by_another_name() -> Outcome:
@@ -118,13 +93,13 @@ def test_required_tls_delivers_to_the_right_certificate_only(run: Run, certifica
     outcome = run(by_another_name())
     assert (outcome.kind, outcome.enhanced_code) == (Kind.DEFERRED, "4.7.5")
     assert "certificate" in outcome.reply
-    untrusted = run(outcome_at(Peer(tls=certificate.server), direct_tls=TlsPolicy.REQUIRED))
+    untrusted = run(outcome_at(Peer(tls=certificate.server), default_tls=TlsPolicy.REQUIRED))
     assert (untrusted.kind, untrusted.enhanced_code) == (Kind.DEFERRED, "4.7.5")
 
 
 @pytest.mark.parametrize("peer", [Peer(), Peer(extensions=["STARTTLS"], starttls=["454 4.7.0 not now"])])
 def test_required_tls_that_cannot_be_had_defers(run: Run, peer: Peer) -> None:
-    outcome = run(outcome_at(peer, direct_tls=TlsPolicy.REQUIRED))
+    outcome = run(outcome_at(peer, default_tls=TlsPolicy.REQUIRED))
     assert (outcome.kind, outcome.enhanced_code) == (Kind.DEFERRED, "4.7.4")
     assert not peer.messages
     assert peer.commands[-1] == "QUIT"
@@ -136,10 +111,19 @@ def test_required_tls_that_cannot_be_had_defers(run: Run, peer: Peer) -> None:
 ELSEWHERE = "0.0.0.0"  # this host too, and by its number no loopback address
 
 
-async def by_smarthost(peer: Peer, address: str = "127.0.0.1", **changes: Any) -> Outcome:
+async def by_smarthost(
+    peer: Peer,
+    address: str = "127.0.0.1",
+    *,
+    tls: TlsPolicy = TlsPolicy.OPPORTUNISTIC,
+    username: str = "us",
+    password: str = "secret",  # noqa: S107
+    **changes: Any,
+) -> Outcome:
     async with peer.run():
-        transport = SmtpTransport(options(**{"username": "us", "password": "secret", **changes}))
-        outcomes = await transport.deliver(job(), Route([replace(peer.hop, address=address)], smarthost=True))
+        transport = SmtpTransport(options(**changes))
+        hop = replace(peer.hop, address=address, tls=chosen(tls))
+        outcomes = await transport.deliver(job(), Route([hop], Relay("RELAY_HOST", username, password)))
         await transport.close()
     return outcomes[TO]
 
@@ -172,7 +156,7 @@ def test_a_password_too_long_for_one_line_follows_on_the_next(run: Run) -> None:
 def test_a_smarthost_that_does_not_let_us_in_defers_the_mail(run: Run, peer: Peer) -> None:
     outcome = run(by_smarthost(peer))
     assert outcome.kind is Kind.DEFERRED
-    assert "RELAY_USERNAME" in outcome.reply
+    assert "RELAY_HOST" in outcome.reply
     assert "secret" not in outcome.reply
     assert not peer.messages
     assert peer.commands[-1] == "QUIT"  # RFC 5321 §4.1.1.10
@@ -187,7 +171,7 @@ def test_an_exchange_that_does_not_end_is_cancelled(run: Run) -> None:
 @pytest.mark.parametrize("policy", [TlsPolicy.OPPORTUNISTIC, TlsPolicy.REQUIRED])
 def test_the_password_goes_over_verified_tls(run: Run, certificate: Certificate, policy: TlsPolicy) -> None:
     peer = Peer(tls=certificate.server, extensions=["AUTH PLAIN"])
-    changes: dict[str, Any] = {"smarthost_tls": policy, "verified_tls": certificate.trusting}
+    changes: dict[str, Any] = {"tls": policy, "verified_tls": certificate.trusting}
     assert run(by_smarthost(peer, ELSEWHERE, **changes)).kind is Kind.DELIVERED
     assert "AUTH PLAIN AHVzAHNlY3JldA==" in peer.commands
 
@@ -197,19 +181,19 @@ def test_the_password_goes_to_no_host_whose_certificate_is_not_its_own(run: Run,
     peer = Peer(tls=certificate.server, extensions=["AUTH PLAIN"])
     outcome = run(by_smarthost(peer, ELSEWHERE))
     assert (outcome.kind, outcome.enhanced_code) == (Kind.DEFERRED, "4.7.5")
-    assert "certificate" in outcome.reply and "RELAY_PASSWORD" in outcome.reply
+    assert "certificate" in outcome.reply and "password" in outcome.reply
     assert peer.connections == 1
     assert peer.commands == ["EHLO mail.example.org", "STARTTLS"]
 
 
 @pytest.mark.parametrize(
-    ("policy", "words"), [(TlsPolicy.OPPORTUNISTIC, "offers no TLS"), (TlsPolicy.NEVER, "RELAY_STARTTLS is never")]
+    ("policy", "words"), [(TlsPolicy.OPPORTUNISTIC, "offers no TLS"), (TlsPolicy.NEVER, "TLS is switched off")]
 )
 def test_the_password_never_goes_in_clear(run: Run, policy: TlsPolicy, words: str) -> None:
     peer = Peer(extensions=["AUTH PLAIN"])
-    outcome = run(by_smarthost(peer, ELSEWHERE, smarthost_tls=policy))
+    outcome = run(by_smarthost(peer, ELSEWHERE, tls=policy))
     assert (outcome.kind, outcome.enhanced_code) == (Kind.DEFERRED, "4.7.11")
-    assert words in outcome.reply and "RELAY_PASSWORD" in outcome.reply
+    assert words in outcome.reply and "RELAY_HOST" in outcome.reply
     assert not any(command.startswith("AUTH") for command in peer.commands)
     assert peer.commands[-1] == "QUIT"
 
@@ -222,9 +206,18 @@ def test_a_smarthost_that_wants_credentials_first_bounces_nothing(run: Run) -> N
     assert run(by_smarthost(Peer(mail=["530 5.7.0 log in first"]), username="")).kind is Kind.DEFERRED
 
 
-def test_only_the_smarthost_is_told_our_password(run: Run) -> None:
-    run(outcome_at(peer := Peer(extensions=["AUTH PLAIN"]), username="us", password="secret"))
-    assert peer.messages and not any("AUTH" in command for command in peer.commands)
+def test_accounts_at_one_host_do_not_share_sessions_nor_does_plain_mail(run: Run) -> None:
+    async def body() -> None:
+        async with (peer := Peer(extensions=["AUTH PLAIN"])).run():
+            transport = SmtpTransport(options())
+            relays = [Relay("one", "us", "secret"), Relay("two", "them", "secret"), Relay("three", "us", "other"), None]
+            for relay in [*relays, *relays]:
+                await transport.deliver(job(), Route([peer.hop], relay))
+            await transport.close()
+        assert (peer.connections, len(peer.messages)) == (4, 8)
+        assert sum(command.startswith("AUTH") for command in peer.commands) == 3
+
+    run(body())
 
 
 def test_the_smarthost_may_stand_in_a_private_network(run: Run) -> None:

@@ -277,7 +277,7 @@ def test_an_address_that_would_break_the_line_is_never_written(run: Run, message
     assert peer.connections == 0
 
 
-# --- a server that is not ours ---
+# --- a server that is not ours (for Postfix's own: mailproj/tests/test_postfix_as_next_hop.py) ---
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_postfix_takes_our_mail(run: Run, open_folder: Path) -> None:
+def test_smtp_sink_takes_our_mail(run: Run, open_folder: Path) -> None:
     program = shutil.which("smtp-sink", path="/usr/sbin:/usr/bin")
     if program is None:
         pytest.skip("smtp-sink is missing (apt: postfix)")

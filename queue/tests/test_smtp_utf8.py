@@ -178,14 +178,87 @@ def test_a_binary_message_that_is_made_of_lines_goes_as_8bitmime(run: Run, conte
     assert peer.messages[0].content == content
 
 
+BINARY = pytest.mark.parametrize("content", [b"a\0b\r\n", b"a\nb\r\n", b"a\rb\r\n", b"\r\n" + b"x" * 3_000_000 + b"\n"])
+CHUNKING = ["BINARYMIME", "CHUNKING", "8BITMIME"]
+
+
 @on_both_loops
-@pytest.mark.parametrize("content", [b"a\0b\r\n", b"a\nb\r\n", b"a\rb\r\n", b"\r\n" + b"x" * 3_000_000 + b"\n"])
-def test_what_is_binary_in_truth_fails_in_clear_words_and_is_never_written(run: Run, content: bytes) -> None:
-    outcome = run(
-        outcome_at(peer := Peer(extensions=["BINARYMIME", "CHUNKING"]), job(content=content, body_type="BINARYMIME"))
-    )
-    assert (outcome.kind, outcome.enhanced_code, peer.connections) == (Kind.FAILED, "5.6.3", 0)
+@BINARY
+@pytest.mark.parametrize("offered", [[], ["CHUNKING"], ["BINARYMIME"], ["8BITMIME", "PIPELINING"]])
+def test_what_is_binary_in_truth_fails_in_clear_words_where_it_cannot_be_carried(
+    run: Run, content: bytes, offered: list[str]
+) -> None:
+    """RFC 3030 §3: never by DATA, never converted."""
+    outcome = run(outcome_at(peer := Peer(extensions=offered), job(content=content, body_type="BINARYMIME")))
+    assert (outcome.kind, outcome.enhanced_code) == (Kind.FAILED, "5.6.3")
     assert "BINARYMIME" in outcome.reply and "base64" in cause_of("5.6.3").remedy
+    assert not any(command.startswith("MAIL") for command in peer.commands)
+
+
+@on_both_loops
+@BINARY
+@pytest.mark.parametrize("pipelining", [["PIPELINING"], []])
+def test_what_is_binary_in_truth_goes_unchanged_in_a_chunk(run: Run, content: bytes, pipelining: list[str]) -> None:
+    peer = Peer(extensions=[*CHUNKING, *pipelining], rcpt=["250 ok", "550 5.1.1 nobody"])
+    recipients = ("a@x.test", "b@x.test")
+
+    async def body() -> None:
+        async with peer.run():
+            outcomes = await deliver_over(peer, message=job(*recipients, content=content, body_type="BINARYMIME"))
+        assert [outcomes[one].kind for one in recipients] == [Kind.DELIVERED, Kind.FAILED]
+
+    run(body())
+    assert peer.messages[0].content == content and peer.messages[0].recipients == ("a@x.test",)
+    assert "DATA" not in peer.commands and f"BDAT {len(content)} LAST" in peer.commands
+    assert any(" BODY=BINARYMIME" in command for command in peer.commands)
+
+
+@on_both_loops
+def test_another_host_may_take_what_the_first_cannot(run: Run) -> None:
+    async def body() -> None:
+        async with (first := Peer()).run(), (second := Peer(extensions=CHUNKING)).run():
+            outcomes = await deliver_over(first, second, message=job(content=b"a\0b", body_type="BINARYMIME"))
+        assert next(iter(outcomes.values())).kind is Kind.DELIVERED
+        assert (first.messages, second.messages[0].content) == ([], b"a\0b")
+
+    run(body())
+
+
+@on_both_loops
+@pytest.mark.parametrize("refused", ["mail", "rcpt"])
+@pytest.mark.parametrize("pipelining", [["PIPELINING"], []])
+def test_no_chunk_is_sent_where_nobody_is_to_get_it(run: Run, refused: str, pipelining: list[str]) -> None:
+    """Its octets must never be where a peer might take them for commands."""
+    peer = Peer(extensions=[*CHUNKING, *pipelining], **{refused: ["550 5.7.1 no", "250 ok"]})  # type: ignore[arg-type]
+    binary = job(content=b"MAIL FROM:<x@x.test>\0\r\n", body_type="BINARYMIME")
+
+    async def body() -> None:
+        async with peer.run():
+            transport = SmtpTransport(options())
+            first = await transport.deliver(binary, Route([peer.hop]))
+            assert {outcome.kind for outcome in first.values()} == {Kind.FAILED}
+            assert not any(command.startswith("BDAT") for command in peer.commands)
+            second = await transport.deliver(binary, Route([peer.hop]))
+            assert {outcome.kind for outcome in second.values()} == {Kind.DELIVERED}
+            await transport.close()
+        assert (peer.connections, len(peer.messages)) == (1, 1)
+
+    run(body())
+
+
+@on_both_loops
+@pytest.mark.parametrize("content", [CONTENT, b".\r\n..\r\nlast line without an end", UTF8_BODY])
+def test_in_lockstep_a_chunk_spares_the_wait_for_354(run: Run, content: bytes) -> None:
+    assert run(outcome_at(peer := Peer(extensions=["CHUNKING", "8BITMIME"]), job(content=content))).code == 250
+    assert [command[:4] for command in peer.commands] == ["EHLO", "MAIL", "RCPT", "BDAT", "QUIT"]
+    assert peer.messages[0].content == content
+
+
+@on_both_loops
+@pytest.mark.parametrize("extensions", [["CHUNKING"], ["CHUNKING", "BINARYMIME"]])
+def test_a_chunk_is_no_way_for_bare_line_ends_that_were_not_declared(run: Run, extensions: list[str]) -> None:
+    outcome = run(outcome_at(peer := Peer(extensions=extensions), job(content=b"a\nb\r\n")))
+    assert (outcome.enhanced_code, peer.connections) == ("5.6.0", 0)
 
 
 @on_both_loops

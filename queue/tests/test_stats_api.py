@@ -9,9 +9,10 @@ import pytest
 from django.test import Client
 
 from accounts.models import User
-from mailflow import counters, events
+from mailflow import counters, events, removed
 from mailflow.events import NewEvent
-from mailflow.models import Message
+from mailflow.models import Event, Message
+from queue import figures, removal
 from queue.tests.mail import accepted, client_of, file
 
 R1 = {
@@ -37,6 +38,20 @@ def test_messages_are_counted_by_how_they_came_and_ended(alice: User) -> None:
     body = client_of(alice).get("/stats").json()
     assert body["messages"] == {"received": 4, "sent": 2, "queued": 2, "failed": 1}
     assert (body["emails_sent"], body["emails_received"], body["emails_in_queue"]) == (1, 3, 2)
+
+
+def test_what_is_removed_stays_counted(alice: User) -> None:
+    for status in ("delivered", "bounced"):
+        message = accepted("a@y.example", source="http")
+        Message.objects.filter(pk=message.pk).update(status=status)
+    events.record([NewEvent("refused", "no", stage="recipient"), NewEvent("refused", "no"), NewEvent("refused", "it")])
+    before = figures.mail()
+    assert (before.received_by_http, before.sent, before.failed, before.refused) == (2, 1, 1, 1)
+    removal.remove_rows(list(Message.objects.values_list("pk", flat=True)))
+    removed.note_refusals(list(Event.objects.values_list("pk", flat=True)))
+    Event.objects.all().delete()
+    assert figures.mail() == before
+    assert not Message.objects.exists()
 
 
 def test_storage_and_connections_are_counted(alice: User) -> None:
@@ -86,5 +101,5 @@ def test_the_figures_cost_a_fixed_number_of_queries(
     client = client_of(alice)
     for _ in range(20):
         accepted("a@y.example")
-    with django_assert_max_num_queries(14):
+    with django_assert_max_num_queries(15):
         client.get("/stats")

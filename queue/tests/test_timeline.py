@@ -11,11 +11,12 @@ from django.utils import timezone
 from mailflow import events, ids
 from mailflow.models import Event, Message
 from queue.models import Attempt, Entry
+from queue.simulation import clock
 from queue.timeline import CAPTURED_WORDS, Tone, timeline
 from queue.waiting import waiting_for
 
 Accept = Callable[..., list[int]]
-START = timezone.now() + dt.timedelta(minutes=1)
+START = timezone.now() + dt.timedelta(days=1)  # behind whatever the tests accept, however long they take
 
 
 def _attempt(entry: Entry, minute: int, outcome: str, *, transport: str = "smtp", code: int | None = 451) -> Attempt:
@@ -131,3 +132,36 @@ def test_an_entry_that_is_woken_before_its_retry_says_what_for(accept: Accept, m
     entry.next_attempt_at = entry.deliver_by_at = now + dt.timedelta(minutes=1)
     entry.retry_at = now + dt.timedelta(hours=1)
     assert waiting_for(entry, now) == words
+
+
+def test_what_the_sandboxs_clock_dated_stands_in_its_order_and_says_so(accept: Accept) -> None:
+    accept("a@x.example")
+    entry = Entry.objects.get()
+    Attempt.objects.all().delete()
+    for number, hours in ((1, 24), (2, 48)):
+        at = timezone.now() + dt.timedelta(hours=hours)
+        Attempt.objects.create(
+            id=ids.new_row_id(), entry=entry, number=number, started_at=at, ended_at=at, outcome="deferred",
+            transport="smtp", next_hop="mx.sim.test[192.0.2.25]:25", code=451, reply="4.3.0 later",
+        )  # fmt: skip
+        events.record([events.NewEvent("retry_requested", f"after {number}", entry.message_id, entry.pk)])
+    steps = timeline(entry.message_id)
+    assert [(step.words.partition(" ")[2], step.is_simulated) for step in steps[1:]] == [
+        ("mx.sim.test[192.0.2.25]:25. By SMTP in the simulated internet, in 0.0 s.", True),
+        ("1", False),
+        ("mx.sim.test[192.0.2.25]:25. By SMTP in the simulated internet, in 0.0 s.", True),
+        ("2", False),
+    ]
+
+
+def test_mail_that_came_while_the_clock_was_ahead_begins_by_it(accept: Accept) -> None:
+    clock.move_to(timezone.now() + dt.timedelta(days=5), actor="test")
+    accept("a@x.example")
+    entry = Entry.objects.get()
+    Attempt.objects.create(
+        id=ids.new_row_id(), entry=entry, number=1, started_at=clock.now(), ended_at=clock.now(), outcome="deferred",
+        transport="smtp",
+    )  # fmt: skip
+    accepted, attempt = timeline(entry.message_id)
+    assert accepted.is_simulated and attempt.is_simulated
+    assert dt.timedelta(0) <= attempt.at - accepted.at < dt.timedelta(minutes=1)

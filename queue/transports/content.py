@@ -12,6 +12,7 @@ from mailflow.message.headers import header_section_end
 
 BLOCK_OCTETS = 1024 * 1024
 _DOT_LINE = re.compile(rb"\n\.")
+_TLS_REQUIRED = re.compile(rb"^TLS-Required:((?:[^\r\n]|\r\n[ \t])*)", re.IGNORECASE | re.MULTILINE)
 
 
 class NotLines(ValueError):
@@ -34,6 +35,15 @@ def has_utf8_header(content: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def is_tls_optional(content: bytes) -> bool:
+    """Whether the sender wants it to arrive whatever the recipient's TLS policy says: `TLS-Required: No` (RFC 8689)."""
+    section = content[: min(header_section_end(content), BLOCK_OCTETS)]
+    if b"tls-required:" not in section.lower():
+        return False
+    found = _TLS_REQUIRED.findall(section)
+    return len(found) == 1 and found[0].strip().lower() == b"no"
 
 
 def blocks(content: bytes) -> Iterator[bytes]:

@@ -14,14 +14,19 @@ from queue.transports.replies import MAX_LINE_OCTETS, MalformedReply, PeerReply,
 
 CHUNK_OCTETS = 256 * 1024  # of a large message at a time: with TLS, a write is computation that the loop waits for
 MAX_UNREAD_OCTETS = 64 * MAX_LINE_OCTETS
+_DER = 2  # OpenSSL's number for the binary encoding, in Python's `_ssl`
 
 
 class LineLost(Exception):
-    """The line is no good any more: closed, silent, garbled, or the peer said 421 (then `reply` has its words)."""
+    """The line is no good any more: closed, silent, garbled, or the peer said 421 (then `reply` has its words).
 
-    def __init__(self, reason: str, reply: PeerReply | None = None) -> None:
+    `is_silent`: it was waited for in vain, which may have taken minutes.
+    """
+
+    def __init__(self, reason: str, reply: PeerReply | None = None, *, is_silent: bool = False) -> None:
         super().__init__(reason)
         self.reply = reply
+        self.is_silent = is_silent
 
 
 class Line(asyncio.Protocol):
@@ -35,6 +40,7 @@ class Line(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0  # of the wait that is going on
         self._lost = ""
+        self._is_silent = False
         self._step = "the greeting"
         self._paused = False
 
@@ -86,6 +92,19 @@ class Line(asyncio.Protocol):
         cipher = ssl_object.cipher() if ssl_object else None
         return f"{ssl_object.version()} {cipher[0]}" if ssl_object and cipher else ""
 
+    @property
+    def local_address(self) -> str:
+        """The address of ours that the connection goes out from; empty where it is not known."""
+        name = self._transport.get_extra_info("sockname") if self._transport else None
+        return str(name[0]) if name else ""
+
+    def certificates(self) -> list[bytes]:
+        """The peer's certificates as it showed them, in DER, its own first; checked by nobody."""
+        ssl_object = self._transport.get_extra_info("ssl_object") if self._transport else None
+        # Public from Python 3.13 on (`SSLObject.get_unverified_chain`).
+        chain = ssl_object._sslobj.get_unverified_chain() if ssl_object else None
+        return [certificate.public_bytes(_DER) for certificate in chain or ()]
+
     def send(self, octets: bytes | memoryview) -> None:
         """Write without waiting. Octets of the peer that answer nothing we said mean that we no longer know which reply
         belongs to which command, and end the line."""
@@ -114,7 +133,7 @@ class Line(asyncio.Protocol):
             deadline = deadline or min(self._loop.time() + seconds, until or math.inf)
             await self._wait(deadline)
 
-    async def send_content(self, octets: bytes, seconds: float) -> bool:
+    async def send_content(self, octets: bytes | bytearray, seconds: float) -> bool:
         """Write much, as fast as the peer takes it; False where it answered before it had all of it."""
         self._step = "the content"
         deadline = self._loop.time() + seconds
@@ -182,11 +201,12 @@ class Line(asyncio.Protocol):
         if self._loop.time() < self._deadline:
             self._set_timer(self._deadline)
             return
+        self._is_silent = True
         self.abort("the peer took too long")
         self._waiter.set_exception(self._loss())
 
     def _loss(self) -> LineLost:
-        return LineLost(f"{self._lost} (at {self._step})")
+        return LineLost(f"{self._lost} (at {self._step})", is_silent=self._is_silent)
 
     def _give_up(self, reason: str, reply: PeerReply | None = None) -> NoReturn:
         self.abort(reason)

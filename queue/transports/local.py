@@ -3,6 +3,9 @@
 What the listener refuses at RCPT ends the same way here (`mailflow.policy.recipient`): mail by HTTP and forwards come
 by no RCPT, and what an address is may have changed since.
 
+Mail sent with a test key reaches no real mailbox (contract §7): outside of the demo it is captured here. An alias is
+followed all the same, for what it sends on is a test again.
+
 Runs in a thread. The copy is stored durably here; its place in the mailbox, or the forwarded mail, is committed
 together with the end of the queue entry (`queue.settle`), so neither can be there twice or be missing.
 """
@@ -32,10 +35,11 @@ from mailflow.storage.base import Copy, Storage
 from queue.claim import Parcel
 from queue.notices import notify_of_each
 from queue.outcome import Kind, Outcome, deferred, failed
-from queue.settle import Forward, Result
+from queue.results import Forward, Result
 from queue.transports.base import Deadline
 from queue.transports.content import has_utf8_header
 from queue.transports.requests import seconds_left
+from queue.transports.sandbox import NOT_FILED
 
 logger = structlog.get_logger(__name__)
 
@@ -63,6 +67,11 @@ def _deliver_one(parcel: Parcel, resolution: Resolution, content: bytes, storage
     )
     if decision.stops:
         outcome = _outcome_of(decision)
+    elif resolution.found is Found.RETURN_PATH:
+        words = "read here; there is no mailbox that could keep it for a person"
+        outcome = Outcome(Kind.DELIVERED, words, TRANSPORT, 250, "2.0.0", next_hop="the bounce reader")
+    elif resolution.found is Found.MAILBOX and parcel.is_test and not settings.DEMO:
+        outcome = NOT_FILED
     elif resolution.found is Found.MAILBOX:
         outcome, filing = _file(parcel, resolution, octets, storage, started_at)
     else:
@@ -83,7 +92,16 @@ def _file(
     parcel: Parcel, resolution: Resolution, octets: bytes, storage: Storage, now: dt.datetime
 ) -> tuple[Outcome, NewFiling | None]:
     assert resolution.user_id is not None
-    copy = Copy(str(parcel.entry_id), parcel.message_id, resolution.user_address, INBOX, parcel.created_at, octets)
+    copy = Copy(
+        str(parcel.entry_id),
+        parcel.message_id,
+        resolution.user_address,
+        INBOX,
+        parcel.created_at,
+        octets,
+        is_new=parcel.claims == 1 and not parcel.attempts,
+        is_spooled=True,
+    )
     try:
         key = storage.put(copy)
     except Unavailable as trouble:
@@ -125,6 +143,7 @@ def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Ou
             envelope_id=parcel.envelope_id,
             is_smtputf8=parcel.is_smtputf8 or _is_smtputf8(reverse_path, targets) or has_utf8_header(content),
             deliver_by=_deliver_by(parcel, timezone.now()),
+            requires_tls=parcel.requires_tls,
         ),
         origin=Origin(
             protocol="INTERNAL",
@@ -145,7 +164,7 @@ def _deliver_by(parcel: Parcel, now: dt.datetime) -> DeliverBy | None:
     """Return the deadline as the time that is left of it: the alias's mail has the same (RFC 2852 §4.1.4)."""
     if parcel.deliver_by_at is None:
         return None
-    left = seconds_left(Deadline(parcel.deliver_by_at, parcel.deliver_by_mode), now)
+    left = seconds_left(Deadline(parcel.deliver_by_at - parcel.ahead, parcel.deliver_by_mode), now)
     return DeliverBy(max(left, 1) if parcel.deliver_by_mode.startswith("R") else left, parcel.deliver_by_mode)
 
 

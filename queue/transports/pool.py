@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
-from queue.transports.base import NextHop
+from queue.transports.base import NextHop, Relay
 from queue.transports.options import SmtpOptions
 from queue.transports.session import Session
 
-# Sessions of the smarthost are logged in with our credentials, so the same host as a plain MX is something else.
-Key = tuple[NextHop, bool]
+# A session with a relay is logged in with somebody's account, and the hop has what TLS was asked for: whoever wants
+# another account or another proof of the same host gets another session.
+Key = tuple[NextHop, Relay | None]
 
 
 class SessionPool:
@@ -19,7 +21,8 @@ class SessionPool:
         self._options = options
         self._idle: dict[Key, list[Session]] = {}
         self._total = 0
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], str] = {}  # with the destination that it counts for
+        self._kept: Counter[str] = Counter()  # idle and leaving ones, by destination
         self._reaper: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -32,7 +35,7 @@ class SessionPool:
         kept = self._idle.get(key)
         while kept:
             session = kept.pop()
-            self._total -= 1
+            self._uncount(session)
             if not kept:
                 del self._idle[key]
             if session.is_quiet and now - session.idle_since < self._options.idle_seconds:
@@ -43,7 +46,7 @@ class SessionPool:
     def give(self, session: Session) -> None:
         """Keep a session for the next message, or end it."""
         options = self._options
-        key = (session.hop, session.smarthost)
+        key = (session.hop, session.relay)
         kept = self._idle.get(key, [])
         if (
             self._is_closed
@@ -60,8 +63,31 @@ class SessionPool:
         kept.append(session)
         self._idle[key] = kept
         self._total += 1
+        self._kept[session.destination] += 1
         if self._reaper is None:
             self._reaper = loop.call_later(options.idle_seconds / 2, self._reap)
+
+    def kept(self, destination: str) -> int:
+        """Return how many connections of the destination are open and in no delivery's hands."""
+        return self._kept.get(destination, 0)
+
+    def trim(self, destination: str, count: int) -> None:
+        """End the destination's idle sessions that are more than `count`."""
+        idle = self.kept(destination) - sum(leaving == destination for leaving in self._leaving.values())
+        for key, kept in list(self._idle.items()):
+            if idle <= count:
+                return
+            mine = [session for session in kept if session.destination == destination][: idle - count]
+            idle -= len(mine)
+            self._keep(key, [session for session in kept if session not in mine])
+
+    async def make_room(self, destination: str, count: int) -> None:
+        """The same, for a new connection of the destination: returns when they are closed."""
+        if self.kept(destination) > count:
+            self.trim(destination, count)
+            leaving = [task for task, name in self._leaving.items() if name == destination]
+            if leaving:
+                await asyncio.wait(leaving)  # each is bounded by the timeout of QUIT
 
     def change(self, options: SmtpOptions) -> None:
         """Obey other options from now on; idle sessions that these would not keep are ended."""
@@ -77,9 +103,9 @@ class SessionPool:
             self._reaper.cancel()
         for kept in self._idle.values():
             for session in kept:
+                self._uncount(session)
                 self._retire(session)
         self._idle.clear()
-        self._total = 0
         if self._leaving:
             await asyncio.wait(self._leaving)  # each is bounded by the timeout of QUIT
 
@@ -95,7 +121,7 @@ class SessionPool:
         """Leave only these of the idle sessions for one next hop."""
         for session in self._idle[key]:
             if session not in staying:
-                self._total -= 1
+                self._uncount(session)
                 self._retire(session)
         self._idle[key] = staying
         if not staying:
@@ -106,5 +132,18 @@ class SessionPool:
             session.abort()
             return
         task = asyncio.get_running_loop().create_task(session.quit())
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self._leaving[task] = session.destination
+        self._kept[session.destination] += 1
+        task.add_done_callback(self._has_left)
+
+    def _has_left(self, task: asyncio.Task[None]) -> None:
+        self._forget(self._leaving.pop(task))
+
+    def _uncount(self, session: Session) -> None:
+        self._total -= 1
+        self._forget(session.destination)
+
+    def _forget(self, destination: str) -> None:
+        self._kept[destination] -= 1
+        if not self._kept[destination]:
+            del self._kept[destination]

@@ -16,6 +16,7 @@ from queue.transports.base import Deadline, DsnRequest, Job
 
 DSN = "DSN"
 DELIVERBY = "DELIVERBY"
+XATTEMPT = "XATTEMPT"  # of the simulated internet alone: the number of the attempt, as a parameter of RCPT
 MAX_ENVELOPE_ID = 100
 MAX_ORIGINAL_RECIPIENT = 500
 MAX_BY_SECONDS = 999_999_999
@@ -34,6 +35,7 @@ class Requests:
     envelope_id: str = ""
     recipients: Mapping[str, DsnRequest] = field(default_factory=dict)
     deadline: Deadline | None = None
+    attempts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_of_dsn(self) -> bool:
@@ -50,9 +52,9 @@ class Impossible:
 
 def requests_of(job: Job) -> Requests | None:
     """Return what the job asks for; None for nearly all mail, which asks for nothing."""
-    if not (job.dsn_return or job.envelope_id or job.dsn_requests or job.deadline):
+    if not (job.dsn_return or job.envelope_id or job.dsn_requests or job.deadline or job.attempts):
         return None
-    return Requests(job.dsn_return, job.envelope_id, job.dsn_requests, job.deadline)
+    return Requests(job.dsn_return, job.envelope_id, job.dsn_requests, job.deadline, job.attempts)
 
 
 def mail_parameters(requests: Requests, extensions: Mapping[str, str], now: dt.datetime) -> str:
@@ -76,6 +78,20 @@ def recipient_parameters(
     is_smtputf8: bool,
 ) -> dict[str, str]:
     """Return the parameters of RCPT by recipient. `is_smtputf8`: MAIL declares it, so that UTF-8 may be written."""
+    found = _dsn_parameters(requests, recipients, extensions, now, is_smtputf8=is_smtputf8)
+    if requests.attempts and XATTEMPT in extensions:
+        return {one: f"{found.get(one, '')} {XATTEMPT}={requests.attempts.get(one, 1)}" for one in recipients}
+    return found
+
+
+def _dsn_parameters(
+    requests: Requests,
+    recipients: Sequence[str],
+    extensions: Mapping[str, str],
+    now: dt.datetime,
+    *,
+    is_smtputf8: bool,
+) -> dict[str, str]:
     if DSN not in extensions or not (requests.is_of_dsn or requests.deadline):
         return {}
     deadline = requests.deadline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from queue.outcome import Kind, Outcome
 from queue.transports.base import Job, Route
@@ -14,6 +15,9 @@ CAPTURED = Outcome(
     code=250,
     enhanced_code="2.0.0",
     next_hop="sandbox",
+)
+NOT_FILED = replace(
+    CAPTURED, reply="captured by the sandbox, since it was sent with a test key; no mailbox got it", next_hop=""
 )
 
 

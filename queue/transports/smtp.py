@@ -8,23 +8,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from queue.networks import may_connect
+from accounts.networks import may_connect
 from queue.outcome import Kind, Outcome, deferred, failed
 from queue.routing import refused_hop
 from queue.transports.base import Job, NextHop, Route
 from queue.transports.content import NotLines, blocks, dot_stuffed, final_dot, has_utf8_header
-from queue.transports.handshake import SessionFailed, open_session
+from queue.transports.handshake import SessionFailed, TlsFailed, open_session
+from queue.transports.noting import Note, SessionResult
 from queue.transports.options import SmtpOptions, Timeouts
 from queue.transports.pool import SessionPool
 from queue.transports.requests import requests_of
+from queue.transports.search import Marks, Place, Search, place_of
 from queue.transports.session import Delivery, Outgoing, Session
 from queue.transports.verdicts import TRANSPORT
 
-DOWN_SECONDS = 60.0  # for so long a host that could not be reached is tried after the others
-MAX_DOWN = 1000
+DOWN_SECONDS = 60.0  # for so long a host that refused a session is tried after the others; for silent ones: options
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 logger = logging.getLogger(__name__)
@@ -35,10 +37,13 @@ class SmtpTransport:
 
     name = TRANSPORT
 
-    def __init__(self, options: SmtpOptions) -> None:
+    def __init__(self, options: SmtpOptions, note: Note | None = None) -> None:
         self._options = options
+        self._note = note or _forget
         self._pool = SessionPool(options)
-        self._down: dict[NextHop, float] = {}  # until the loop's time
+        self._down: Marks[NextHop] = Marks()
+        self._silent: Marks[Place] = Marks()
+        self.idle_limit: Callable[[str], int] = _any_number  # of a destination, beside its deliveries
 
     async def deliver(self, job: Job, route: Route) -> Mapping[str, Outcome]:
         try:
@@ -52,66 +57,112 @@ class SmtpTransport:
     async def close(self) -> None:
         await self._pool.close()
 
+    def kept(self, destination: str) -> int:
+        """Return how many connections of the destination are open beside those of its deliveries."""
+        return self._pool.kept(destination)
+
+    def trim(self, destination: str, count: int) -> None:
+        """End idle sessions of the destination that are more than `count`."""
+        self._pool.trim(destination, count)
+
     def change(self, *, timeouts: Timeouts, pool_size: int) -> None:
         """Obey other limits from the next delivery on; what is under way ends as it began."""
         self._options = replace(self._options, timeouts=timeouts, pool_size=pool_size)
         self._pool.change(self._options)
 
     async def _deliver(self, job: Job, route: Route) -> dict[str, Outcome]:
-        outcomes = {recipient: trouble for recipient in job.recipients if (trouble := _unsendable(job, recipient))}
-        pending: Sequence[str] = [r for r in dict.fromkeys(job.recipients) if r not in outcomes]
-        if not pending:
+        outcomes, message = await prepared(job, transport=TRANSPORT)
+        if message is None:
             return outcomes
-        try:
-            message = await _outgoing(job)
-        except NotLines:
-            return outcomes | dict.fromkeys(pending, _not_lines(job))
+        pending: Sequence[str] = [r for r in dict.fromkeys(job.recipients) if r not in outcomes]
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._options.timeouts.hops
-        for hop in self._in_order(route.hops, loop.time()):
-            delivery = await self._try_hop(hop, route, message, pending)
+        search = Search(self._in_order(route.hops, loop.time()), loop.time() + self._options.timeouts.hops)
+        while pending and (hop := search.next(loop.time())) is not None:
+            delivery = await self._try_hop(hop, route, message, pending, job.destination)
             _merge(outcomes, delivery)
             pending = delivery.undecided
-            if not pending or loop.time() >= give_up_at:
-                break
+        if search.is_cut_short:
+            outcomes |= {recipient: _for_now(outcomes[recipient]) for recipient in pending}
         if not route.hops:
             outcomes |= dict.fromkeys(pending, deferred("no next hop", transport=TRANSPORT, enhanced_code="4.4.4"))
         return {recipient: outcomes[recipient] for recipient in job.recipients}
 
-    async def _try_hop(self, hop: NextHop, route: Route, message: Outgoing, recipients: Sequence[str]) -> Delivery:
-        session = self._pool.take((hop, route.smarthost))
+    async def _try_hop(
+        self, hop: NextHop, route: Route, message: Outgoing, recipients: Sequence[str], destination: str
+    ) -> Delivery:
+        session = self._pool.take((hop, route.relay))
         if session is not None:
+            session.destination = destination
             delivery = await self._use(session, message, recipients)
             if delivery.answered or not delivery.undecided:
                 return delivery
             # The kept session had died: nothing was said, so nothing is lost by beginning again.
-        if not route.smarthost and not may_connect(hop.address, self._options.allowed_networks):
+        if route.relay is None and not may_connect(hop.address, self._options.allowed_networks):
             return _no_session(refused_hop(hop), recipients)
+        await self._pool.make_room(destination, self.idle_limit(destination))
+        self._silent.renew(place_of(hop), self._silent_until())
         try:
-            session = await open_session(hop, self._options, smarthost=route.smarthost)
+            session = await open_session(hop, route, self._options, self._note)
         except SessionFailed as error:
-            self._remember_down(hop)
-            return _no_session(error.outcome, recipients)
-        self._down.pop(hop, None)
+            if error.is_silent:
+                self._silent.put(place_of(hop), self._silent_until())
+            else:
+                self._down.put(hop, asyncio.get_running_loop().time() + DOWN_SECONDS)
+            outcome = error.outcome
+            if message.requires_tls and message.reverse_path and isinstance(error, TlsFailed):
+                # RFC 8689 §4.2.1: back to the sender, who wants no waiting for better times.
+                outcome = replace(outcome, kind=Kind.FAILED, enhanced_code="5.7.10")
+            return _no_session(outcome, recipients)
+        self._down.clear(hop)
+        session.destination = destination
         return await self._use(session, message, recipients)
 
     async def _use(self, session: Session, message: Outgoing, recipients: Sequence[str]) -> Delivery:
         delivery = await session.deliver(message, recipients)
         self._pool.give(session)
+        if delivery.is_silent:
+            self._silent.put(place_of(session.hop), self._silent_until())
+        elif delivery.answered:
+            self._silent.clear(place_of(session.hop))
         return delivery
 
     def _in_order(self, hops: Sequence[NextHop], now: float) -> Sequence[NextHop]:
-        """Put hosts that were out of reach a moment ago behind the others, lest every message wait for them."""
-        if not self._down:
+        """Put hosts that refused a moment ago behind the others, lest every message knocks there, and those that hung
+        behind these, lest every message waits for them: first the one that hung first."""
+        if not self._down and not self._silent:
             return hops
-        return sorted(hops, key=lambda hop: self._down.get(hop, 0.0) > now)
+        return sorted(hops, key=lambda hop: (self._silent.until(place_of(hop), now), self._down.until(hop, now) > 0))
 
-    def _remember_down(self, hop: NextHop) -> None:
-        now = asyncio.get_running_loop().time()
-        if len(self._down) >= MAX_DOWN:
-            self._down = {known: until for known, until in self._down.items() if until > now}
-        if len(self._down) < MAX_DOWN:
-            self._down[hop] = now + DOWN_SECONDS
+    def _silent_until(self) -> float:
+        return asyncio.get_running_loop().time() + self._options.silent_seconds
+
+
+def _any_number(_destination: str) -> int:
+    return sys.maxsize
+
+
+def _forget(_result: SessionResult) -> None:
+    """Where nobody counts."""
+
+
+async def prepared(job: Job, *, transport: str) -> tuple[dict[str, Outcome], Outgoing | None]:
+    """Return the outcome of recipients that cannot be sent to at all, and the message for the others, if there are any.
+
+    `transport` is the word for those outcomes.
+    """
+    outcomes = {
+        recipient: replace(trouble, transport=transport)
+        for recipient in job.recipients
+        if (trouble := _unsendable(job, recipient))
+    }
+    if len(outcomes) == len(set(job.recipients)):
+        return outcomes, None
+    try:
+        return outcomes, await _outgoing(job)
+    except NotLines:
+        words = "the message has a CR or LF that stands alone, which SMTP cannot carry"
+        trouble = replace(_failed("5.6.0", words), transport=transport)
+        return {recipient: outcomes.get(recipient, trouble) for recipient in job.recipients}, None
 
 
 def _unsendable(job: Job, recipient: str) -> Outcome | None:
@@ -123,34 +174,40 @@ def _unsendable(job: Job, recipient: str) -> Outcome | None:
     return None
 
 
-def _not_lines(job: Job) -> Outcome:
-    if job.body_type == "BINARYMIME":
-        words = (
-            "the message is binary (BINARYMIME): it has NUL, or a CR or LF that stands alone, and only lines are sent"
-        )
-        return _failed("5.6.3", words)
-    return _failed("5.6.0", "the message has a CR or LF that stands alone, which SMTP cannot carry")
-
-
 async def _outgoing(job: Job) -> Outgoing:
-    """Make the message ready; raise `NotLines`. What was declared binary and is made of lines goes as 8BITMIME."""
-    if job.body_type == "BINARYMIME" and b"\0" in job.content:
-        raise NotLines
-    pieces: list[bytes] = []
-    for block in blocks(job.content):
-        if pieces:
-            await asyncio.sleep(0)  # a large message is no reason for the others to wait
-        pieces.append(dot_stuffed(block))
+    """Make the message ready, or raise `NotLines`. What was declared binary and is made of lines goes as 8BITMIME."""
     is_8bit = not job.content.isascii()
+    octets: bytes | bytearray = b""
+    is_binary = False
+    try:
+        octets = await _stuffed(job)
+    except NotLines:
+        if job.body_type != "BINARYMIME":
+            raise
+        is_binary = True
     return Outgoing(
         reverse_path=job.reverse_path,
-        octets=b"".join([*pieces, final_dot(job.content)]),
-        size_octets=len(job.content),
+        octets=octets,
+        content=job.content,
         is_declared_8bit=job.body_type in ("8BITMIME", "BINARYMIME"),
         is_8bit=is_8bit,
         needs_smtputf8=_beyond_ascii(job, is_8bit=is_8bit),
         requests=requests_of(job),
+        is_binary=is_binary,
+        requires_tls=job.requires_tls,
     )
+
+
+async def _stuffed(job: Job) -> bytes | bytearray:
+    if job.body_type == "BINARYMIME" and b"\0" in job.content:
+        raise NotLines
+    octets = bytearray()  # grown in place: to join the pieces of a large message at the end takes many milliseconds
+    for block in blocks(job.content):
+        if octets:
+            await asyncio.sleep(0)  # a large message is no reason for the others to wait
+        octets += dot_stuffed(block)
+    octets += final_dot(job.content)
+    return octets
 
 
 def _beyond_ascii(job: Job, *, is_8bit: bool) -> str:
@@ -163,6 +220,13 @@ def _beyond_ascii(job: Job, *, is_8bit: bool) -> str:
     if is_8bit and has_utf8_header(job.content):
         return "the header"
     return "the message, declared SMTPUTF8," if is_8bit and job.is_smtputf8 else ""
+
+
+def _for_now(outcome: Outcome) -> Outcome:
+    """Return the outcome where time alone kept us from asking all hosts: none of them has spoken for the others."""
+    if outcome.kind is not Kind.FAILED:
+        return outcome
+    return replace(outcome, kind=Kind.DEFERRED, enhanced_code="4.4.0")
 
 
 def _no_session(outcome: Outcome, recipients: Sequence[str]) -> Delivery:

@@ -1,4 +1,4 @@
-"""One mail transaction, in lockstep or pipelined (RFC 5321 §3.3, RFC 2920 §3.1)."""
+"""One mail transaction, in lockstep or pipelined, by DATA or BDAT (RFC 5321 §3.3, RFC 2920 §3.1, RFC 3030 §2)."""
 
 from __future__ import annotations
 
@@ -46,23 +46,31 @@ class Transaction:
         self._pipelining = pipelining
         self._until = asyncio.get_running_loop().time() + timeouts.envelope
 
-    async def run(self, envelope: Envelope, octets: bytes) -> None:
-        """Send the envelope and, where anybody is to get it, the content: `octets`, dot-stuffed, with the final dot."""
+    async def run(self, envelope: Envelope, octets: bytes | bytearray, *, by_chunk: bool = False) -> None:
+        """Send the envelope and, where anybody is to get it, the content: `octets`, dot-stuffed, with the final dot.
+
+        `by_chunk`: they are the content as it is, and go as one chunk. That begins when somebody is known to get it,
+        and not in the pipeline: a peer that refused everybody and forgot to skip the chunk would take it for commands.
+        """
         parameters = envelope.parameters
         commands = [f"RCPT TO:<{recipient}>{parameters.get(recipient, '')}\r\n" for recipient in envelope.recipients]
         if self._pipelining:
-            everything = [envelope.reset, envelope.mail_from, *commands, DATA]
+            everything = [envelope.reset, envelope.mail_from, *commands, "" if by_chunk else DATA]
             self._line.send("".join(everything).encode())
         if envelope.reset and not (await self._ask(envelope.reset, self._timeouts.command)).is_positive:
             raise LineLost("the peer refused RSET")
         reply = await self._ask(envelope.mail_from, self._timeouts.mail)
         if not reply.is_positive:
             self.outcomes |= dict.fromkeys(envelope.recipients, self._verdicts.of(reply))
-            await self._after_refused_mail(commands)
+            await self._after_refused_mail([*commands, *([] if by_chunk else [DATA])])
             return
         self.needs_reset = True
         accepted = await self._offer(envelope.recipients, commands)
-        if accepted or self._pipelining:
+        if by_chunk:
+            if accepted:
+                self._line.send(f"BDAT {len(octets)} LAST\r\n".encode())
+                await self._send(accepted, octets)
+        elif accepted or self._pipelining:
             await self._data(accepted, octets)
 
     async def _ask(self, command: str, seconds: float) -> PeerReply:
@@ -80,7 +88,7 @@ class Transaction:
         might be an empty message."""
         if not self._pipelining:
             return
-        for command in (*commands, DATA):
+        for command in commands:
             if (await self._ask(command, self._timeouts.rcpt)).code == 354:
                 raise LineLost("the peer refused MAIL and went on")
 
@@ -95,7 +103,7 @@ class Transaction:
                 self.outcomes[recipient] = self._verdicts.of_recipient(reply, others_accepted=bool(accepted))
         return accepted
 
-    async def _data(self, accepted: Sequence[str], octets: bytes) -> None:
+    async def _data(self, accepted: Sequence[str], octets: bytes | bytearray) -> None:
         reply = await self._ask(DATA, self._timeouts.data_initiation)
         if reply.code == 354 and accepted:
             await self._send(accepted, octets)
@@ -109,7 +117,7 @@ class Transaction:
         else:
             self.outcomes |= dict.fromkeys(accepted, self._verdicts.of(reply))
 
-    async def _send(self, accepted: Sequence[str], octets: bytes) -> None:
+    async def _send(self, accepted: Sequence[str], octets: bytes | bytearray) -> None:
         """Send the content. From here on a lost line leaves open whether the peer has it."""
         self.content_sent = True
         seconds = self._timeouts.data_block + len(octets) / self._timeouts.lowest_rate

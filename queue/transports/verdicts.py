@@ -13,23 +13,19 @@ TRANSPORT = "smtp"
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """The outcomes of one connection; `next_hop`, `tls` and `announced` are what they tell about it."""
+    """The outcomes of one connection; the other fields are what they tell about it (`queue.outcome`)."""
 
     next_hop: str
-    smarthost: bool
+    is_relay: bool
     tls: str = ""
     announced: frozenset[str] = NOTHING
+    tls_policy: str = ""
+    is_verified: bool = False
+    transport: str = TRANSPORT
 
     def of(self, reply: PeerReply) -> Outcome:
-        outcome = from_reply(
-            reply.code,
-            reply.text,
-            transport=TRANSPORT,
-            next_hop=self.next_hop,
-            tls=self.tls,
-            announced=self.announced,
-        )
-        if self.smarthost and reply.code == 530:
+        outcome = self._told(from_reply(reply.code, reply.text, transport=self.transport), self.announced)
+        if self.is_relay and reply.code == 530:
             # It wants TLS or a password first: the operator's matter, and no reason to bounce anybody's mail.
             return dataclasses.replace(outcome, kind=Kind.DEFERRED, enhanced_code="4.7.0")
         return outcome
@@ -46,8 +42,17 @@ class Verdicts:
         return self.temporary("4.4.2", reason) if reply is None else self.of(reply)
 
     def temporary(self, enhanced_code: str, reason: str) -> Outcome:
-        return deferred(reason, transport=TRANSPORT, enhanced_code=enhanced_code, next_hop=self.next_hop, tls=self.tls)
+        return self._told(deferred(reason, transport=self.transport, enhanced_code=enhanced_code))
 
     def permanent(self, enhanced_code: str, reason: str) -> Outcome:
-        outcome = failed(reason, transport=TRANSPORT, enhanced_code=enhanced_code, next_hop=self.next_hop)
-        return dataclasses.replace(outcome, tls=self.tls)
+        return self._told(failed(reason, transport=self.transport, enhanced_code=enhanced_code))
+
+    def _told(self, outcome: Outcome, announced: frozenset[str] = NOTHING) -> Outcome:
+        return dataclasses.replace(
+            outcome,
+            announced=announced,
+            next_hop=self.next_hop,
+            tls=self.tls,
+            tls_policy=self.tls_policy,
+            is_verified=self.is_verified,
+        )

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
 
 from accounts import keys, users
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, Scope, User
+from accounts.models.api_key import DEFAULT_SCOPES
+from accounts.names import InvalidName, fold_address, parse_address, parse_domain
 
 MAX_LIMIT = 2_147_483_647  # what the column holds
+MAX_DAYS = 36_500
+EPILOG = """Examples:
+  manage.py createapikey --name production --limit 100 --user john
+  manage.py createapikey --name shop --scope send --domain example.com --expires-in-days 90"""
 
 
 class Command(BaseCommand):
-    help = "Make an API key for POST /api/v1/send and print it; it is shown this once."
+    help = "Make an API key and print it; it is shown this once."
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        kwargs.setdefault("epilog", "Example:\n  manage.py createapikey --name production --limit 100 --user john")
+        kwargs.setdefault("epilog", EPILOG)
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         return super().create_parser(prog_name, subcommand, **kwargs)
 
@@ -28,8 +36,22 @@ class Command(BaseCommand):
             "--user", default="", help="username or address whose mail it is (default: the first superuser)"
         )
         parser.add_argument(
-            "--test", action="store_true", help="a key that begins with sk_test_; its mail is delivered all the same"
+            "--test",
+            action="store_true",
+            help="a key that begins with sk_test_; its mail goes to the simulated internet alone",
         )
+
+        parser.add_argument(
+            "--scope",
+            action="append",
+            choices=Scope.values,
+            help="what it may be used for; may be repeated (default: send and read); admin is all that its user may",
+        )
+        parser.add_argument("--domain", action="append", default=[], help="send from this domain only; may be repeated")
+        parser.add_argument(
+            "--address", action="append", default=[], help="send from this address only; may be repeated"
+        )
+        parser.add_argument("--expires-in-days", type=int, help=f"from 1 to {MAX_DAYS} (default: never)")
 
     def handle(self, *args: Any, **options: Any) -> None:
         name, limit = options["name"].strip(), options["limit"]
@@ -39,9 +61,41 @@ class Command(BaseCommand):
         if not 1 <= limit <= MAX_LIMIT:
             raise CommandError(f"--limit must be from 1 to {MAX_LIMIT}, not {limit}.")
         user = _user(options["user"])
-        key, text = keys.create(name, user, daily_limit=limit, test=options["test"], actor="createapikey")
+        key, text = keys.create(
+            name,
+            user,
+            daily_limit=limit,
+            test=options["test"],
+            scopes=[scope for scope in Scope.values if scope in (options["scope"] or DEFAULT_SCOPES)],
+            allowed_domains=[_domain(domain) for domain in options["domain"]],
+            allowed_addresses=[_address(address) for address in options["address"]],
+            expires_at=_expiry(options["expires_in_days"]),
+            actor="createapikey",
+        )
         self.stdout.write(f"API key {key.name} for {user.username}, {limit} messages a day. It is shown only now:")
         self.stdout.write(text)
+
+
+def _domain(text: str) -> str:
+    try:
+        return parse_domain(text)
+    except InvalidName as error:
+        raise CommandError(f"--domain {text!r} is not a domain name: {error}.") from None
+
+
+def _address(text: str) -> str:
+    try:
+        return fold_address(str(parse_address(text)))
+    except InvalidName as error:
+        raise CommandError(f"--address {text!r} is not an address: {error}.") from None
+
+
+def _expiry(days: int | None) -> dt.datetime | None:
+    if days is None:
+        return None
+    if not 1 <= days <= MAX_DAYS:
+        raise CommandError(f"--expires-in-days must be from 1 to {MAX_DAYS}, not {days}.")
+    return timezone.now() + dt.timedelta(days=days)
 
 
 def _user(name: str) -> User:

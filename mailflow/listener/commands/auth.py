@@ -1,4 +1,4 @@
-"""AUTH: who may, the exchange, and what a failure costs (RFC 4954, contract §2)."""
+"""AUTH: who may, the exchange, and what a failure costs (RFC 4954, RFC 2645 §5.1.2, contract §2)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from mailflow import counters
 from mailflow.errors import Refused
 from mailflow.events import NewEvent
 from mailflow.limits.rules import Verdict
-from mailflow.listener.auth import Account, Credentials, Exchange
-from mailflow.listener.commands.greeting import auth_offered
+from mailflow.listener.auth import PASSWORD_MECHANISMS, Account, ChallengeResponse, Credentials, Exchange, Given
+from mailflow.listener.commands.greeting import mechanisms
 from mailflow.listener.connection import Answer, Closed
 from mailflow.listener.session import Session
 from mailflow.models import Event
@@ -25,24 +25,26 @@ def auth(session: Session, argument: str) -> Answer:
     """Begin an exchange, or go on with the one under way, for which `argument` is the client's line."""
     exchange = session.exchange
     if exchange is None:
-        _may_begin(session)
-        exchange = Exchange()
+        _may_begin(session, argument)
+        exchange = Exchange(mechanisms(session), session.hostname)
         result = exchange.begin(argument)
     else:
         session.exchange = None
         result = exchange.go_on(argument.encode())
-    if isinstance(result, Credentials):
+    if isinstance(result, Credentials | ChallengeResponse):
         return _verify(session, result)
     session.exchange = exchange
     return result
 
 
-def _may_begin(session: Session) -> None:
+def _may_begin(session: Session, argument: str) -> None:
     if session.account is not None:
         raise Refused(Reply(503, "5.1", "Already authenticated"))
     if not session.helo or session.transaction is not None:
         raise Refused(Reply(503, "5.1", "Bad sequence of commands: AUTH needs EHLO, and no transaction"))
-    if auth_offered(session):
+    offered = mechanisms(session)
+    wants_password = argument.partition(" ")[0].upper() in PASSWORD_MECHANISMS
+    if offered and not (wants_password and PASSWORD_MECHANISMS[0] not in offered):
         return
     if session.listener.auth_enabled:
         reply = Reply(538, "7.11", "Encryption is required for authentication; use STARTTLS first")
@@ -50,25 +52,25 @@ def _may_begin(session: Session) -> None:
     raise Refused(Reply(502, "5.1", "AUTH is not offered here"))
 
 
-async def _verify(session: Session, credentials: Credentials) -> Reply:
+async def _verify(session: Session, given: Given) -> Reply:
     counters.add("smtp.auth.attempts")
     if session.is_exempt:
-        account = await session.listener.directory.verify(credentials)
+        account = await session.listener.directory.verify(given)
     else:
-        account = await _verify_in_turn(session, credentials)
+        account = await _verify_in_turn(session, given)
     if account is None:
-        return _failed(session, credentials.username)
+        return _failed(session, given.username)
     counters.add("smtp.auth.successful")
     session.account = account
     return SUCCESSFUL
 
 
-async def _verify_in_turn(session: Session, credentials: Credentials) -> Account | None:
+async def _verify_in_turn(session: Session, given: Given) -> Account | None:
     """Check a password after its client's others: at once, all of them would come before the first was counted."""
-    gate, client, username = session.listener.gate, session.client_address, credentials.username
+    gate, client, username = session.listener.gate, session.client_address, given.username
     async with gate.auth_turn(client):
         _stay_within(session, await gate.auth_may_be_tried(client, username))
-        account = await session.listener.directory.verify(credentials)
+        account = await session.listener.directory.verify(given)
         if account is None:
             await gate.auth_failed(client, username)
         return account

@@ -39,7 +39,9 @@ def data(session: Session, argument: str) -> Answer:
         raise Refused(Reply(501, "5.4", "Syntax: DATA"))
     if transaction is None:
         raise Refused(NO_MAIL)
-    if transaction.intake is not None or transaction.has_failed:
+    if transaction.has_failed:
+        raise Refused(CHUNK_FAILED)
+    if transaction.intake is not None:
         raise Refused(CHUNKS_BEGUN)
     if transaction.envelope.body_type == "BINARYMIME":
         raise Refused(BINARY_NEEDS_BDAT)
@@ -170,8 +172,6 @@ class _ChunkTaker(_Taker):
         session, transaction, intake = self._session, self._transaction, self._intake
         limit = session.listener.max_message_octets
         if intake.octets > limit and not self._is_last:
-            transaction.has_failed = True
-            intake.close()
             raise _too_large(intake.octets, limit)
         if not self._is_last:
             transaction.until = self.until(intake.octets)
@@ -279,8 +279,7 @@ class _Commit:
                 client_address=session.client_address,
                 trace_id=session.trace_id,
             )
-        session.conduct.message_accepted()
-        session.transaction = None
+        session.message_accepted()
         session.say_octets(f"250 2.0.0 OK queued as {result.message_id}\r\n".encode("ascii"))
         session.worked(None)
 

@@ -6,8 +6,9 @@ import ssl
 from functools import lru_cache
 
 from mailflow.errors import Refused
+from mailflow.listener.auth import CRAM_MD5, PASSWORD_MECHANISMS
 from mailflow.listener.connection import Answer, Closed
-from mailflow.listener.session import BYE, SIZE, Declined, Session
+from mailflow.listener.session import BYE, REQUIRETLS, SIZE, Declined, Session
 from mailflow.policy.decision import Verdict
 from mailflow.policy.greeting import check_greeting
 from mailflow.smtp.reply import Reply
@@ -48,16 +49,20 @@ def _greet(session: Session, verb: str, argument: str, *, extended: bool) -> Non
 def _keywords(session: Session) -> bytes:
     """Return the lines that announce what this session may use."""
     limit = session.listener.max_message_octets
-    return _keyword_lines(session.port.keywords, limit, starttls_offered(session), auth_offered(session))
+    return _keyword_lines(
+        session.port.keywords, limit, starttls_offered(session), mechanisms(session), bool(session.tls)
+    )
 
 
 @lru_cache(maxsize=64)
-def _keyword_lines(keywords: tuple[str, ...], max_octets: int, starttls: bool, auth: bool) -> bytes:
-    words = [f"{SIZE} {max_octets}" if word == SIZE else word for word in keywords]
+def _keyword_lines(
+    keywords: tuple[str, ...], max_octets: int, starttls: bool, auth: tuple[str, ...], encrypted: bool
+) -> bytes:
+    words = [f"{SIZE} {max_octets}" if word == SIZE else word for word in keywords if encrypted or word != REQUIRETLS]
     if starttls:
         words.append("STARTTLS")
     if auth:
-        words.append("AUTH PLAIN LOGIN")
+        words.append(f"AUTH {' '.join(auth)}")
     return Reply(250, "", "\n".join([*words, "HELP"])).encode()
 
 
@@ -66,10 +71,16 @@ def starttls_offered(session: Session) -> bool:
 
 
 def auth_offered(session: Session) -> bool:
-    """Over TLS, to loopback, or everywhere by setting (contract §2)."""
+    """Whether a password may be sent: over TLS, to loopback, or everywhere by setting (contract §2)."""
     listener = session.listener
-    allowed = bool(session.tls) or not listener.auth_requires_tls or listener.is_loopback(session.client_address)
+    allowed = bool(session.tls) or not listener.auth_requires_tls or session.is_loopback
     return listener.auth_enabled and allowed
+
+
+def mechanisms(session: Session) -> tuple[str, ...]:
+    """What AUTH may be used with now. A challenge hides the secret from who reads along, so it needs no TLS."""
+    challenge = (CRAM_MD5,) if session.port.has_challenge and session.listener.auth_enabled else ()
+    return (*challenge, *PASSWORD_MECHANISMS) if auth_offered(session) else challenge
 
 
 def starttls(session: Session, argument: str) -> Answer:
@@ -113,7 +124,7 @@ def expn(_session: Session, _argument: str) -> Answer:
 
 
 def help_(session: Session, _argument: str) -> Answer:
-    offered = {b"STARTTLS": starttls_offered(session), b"AUTH": auth_offered(session)}
+    offered = {b"STARTTLS": starttls_offered(session), b"AUTH": bool(mechanisms(session))}
     verbs = " ".join(
         sorted(
             verb.decode()

@@ -12,8 +12,9 @@ from mailflow.errors import Refused
 from mailflow.limits.rules import WITHIN
 from mailflow.limits.rules import Verdict as LimitVerdict
 from mailflow.listener.auth import Account, Standing
+from mailflow.listener.commands.content import CHUNK_FAILED
 from mailflow.listener.commands.greeting import auth_offered
-from mailflow.listener.connection import Answer
+from mailflow.listener.connection import SHUTTING_DOWN, Answer
 from mailflow.listener.parameters import read_envelope, read_recipient
 from mailflow.listener.session import SWITCHED_OFF, Declined, Session, Transaction
 from mailflow.policy.decision import Decision, Verdict
@@ -37,12 +38,14 @@ def mail(session: Session, argument: str) -> Answer:
         raise Refused(Reply(503, "5.1", "Nested MAIL command"))
     if session.port.needs_account and session.account is None:
         raise Refused(AUTH_REQUIRED, "nobody sends on this port without AUTH", rule="auth_required")
+    _stay_out_if_stopping(session)
     if not listener.is_enabled:
         session.cut_off(SWITCHED_OFF, "disabled", "reception is switched off in the configuration", stage="sender")
     envelope = read_envelope(
         parse_path(argument, "FROM", null_allowed=True),
         extended=session.extended,
         auth_offered=auth_offered(session),
+        is_encrypted=bool(session.tls),
         max_octets=listener.max_message_octets,
     )
     if envelope.deliver_by is not None:
@@ -75,7 +78,14 @@ async def _mail_by_account(
     return _begin(session, envelope, verdict, decision)
 
 
+def _stay_out_if_stopping(session: Session) -> None:
+    """Begin no transaction while the listener stops, however the command came (RFC 5321 §3.8); raises `Closed`."""
+    if session.listener.is_stopping:
+        session.cut_off(SHUTTING_DOWN, "shutting_down", "the listener is shutting down", stage="sender")
+
+
 def _begin(session: Session, envelope: Envelope, verdict: LimitVerdict, decision: Decision) -> Reply:
+    _stay_out_if_stopping(session)  # it may have been waited for
     if decision.stops:
         raise Declined(decision, sender=envelope.reverse_path_text)
     if verdict.exceeded:
@@ -96,6 +106,8 @@ def rcpt(session: Session, argument: str) -> Answer:
     transaction = session.transaction
     if transaction is None:
         raise Refused(Reply(503, "5.1", "Send MAIL first"))
+    if transaction.has_failed:
+        raise Refused(CHUNK_FAILED)
     if transaction.intake is not None:
         raise Refused(Reply(503, "5.1", "The content has begun: no recipients after BDAT"))
     listener, envelope = session.listener, transaction.envelope
@@ -103,7 +115,7 @@ def rcpt(session: Session, argument: str) -> Answer:
     if parsed.address is None:
         raise Refused(SYNTAX)
     recipient = read_recipient(parsed.address, parsed, extended=session.extended, is_smtputf8=envelope.is_smtputf8)
-    if recipient.address in transaction.addresses:
+    if recipient.address in transaction.organizations:
         return _futile(session, RECIPIENT_OK)  # taken already, with the parameters of then
     if len(envelope.recipients) >= listener.max_recipients:
         if not transaction.is_full:  # one event tells it for all that follow
@@ -141,7 +153,7 @@ def _take_recipient(session: Session, transaction: Transaction, recipient: Recip
             organization_id=resolution.organization_id,
         )
     transaction.decisions.append(decision)
-    transaction.addresses.add(recipient.address)
+    transaction.organizations[recipient.address] = resolution.organization_id
     envelope.recipients.append(recipient)
     return decision.reply or RECIPIENT_OK
 

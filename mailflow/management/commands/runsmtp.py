@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import signal
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import structlog
 import uvloop
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from prometheus_client import start_http_server
+from django.db import DatabaseError, connection
+from django.utils.module_loading import import_string
+from prometheus_client import REGISTRY, start_http_server
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from mailflow import counters, runtime
 from mailflow.listener.certificate import CertificateError, CertificateSource
 from mailflow.listener.server import Listener, ListenError
 from mailflow.spool import group
 from mailflow.spool.client import WriterClient
+
+log = structlog.get_logger(__name__)
 
 CERTIFICATE_SECONDS = 1.0
 
@@ -28,6 +35,8 @@ class Command(BaseCommand):
         "Listen for mail by SMTP on SMTP_PORT, and with a certificate on SMTPS_PORT, until SIGTERM or Ctrl-C.\n\n"
         "Example:\n  SMTP_PORT=2525 SMTP_HOSTNAME=mail.example.com manage.py runsmtp"
     )
+
+    requires_system_checks = ()  # they would load the pages of the admin; `migrate` has made them
 
     def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
         return super().create_parser(*args, **kwargs, formatter_class=RawDescriptionHelpFormatter)
@@ -83,15 +92,35 @@ async def _renew(loop: asyncio.AbstractEventLoop, certificate: CertificateSource
     loop.add_signal_handler(signal.SIGHUP, wanted.set)
     while True:
         with suppress(TimeoutError):
-            await asyncio.wait_for(wanted.wait(), CERTIFICATE_SECONDS)
+            async with asyncio.timeout(CERTIFICATE_SECONDS):
+                await wanted.wait()
         wanted.clear()
         await asyncio.to_thread(certificate.refresh)
 
 
+class _Closing(Collector):
+    """Each scrape has a thread of its own, and so a connection to the database that must not outlive it."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            yield from self._collector.collect()
+        except DatabaseError as error:  # what this process counts by itself can be told all the same
+            log.warning("metrics.not_read", cause=type(error).__name__)
+        finally:
+            connection.close()
+
+
 def _serve_metrics() -> None:
-    """Answer Prometheus for this process, on loopback."""
+    """Answer Prometheus on loopback, with the figures of the whole system and of this process."""
     if not settings.SMTP_METRICS_PORT:
         return
+    REGISTRY.register(_Closing(import_string(settings.METRICS_COLLECTOR)()))
     try:
         start_http_server(settings.SMTP_METRICS_PORT, addr="127.0.0.1")
     except OSError as error:

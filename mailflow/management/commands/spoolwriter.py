@@ -12,6 +12,7 @@ from mailflow.spool import writer
 
 
 class Command(BaseCommand):
+    requires_system_checks = ()  # its listener starts it, again and again if it must
     help = "Commit what a listener accepts. `runsmtp` starts it; it is of no use by itself, and ends with its listener."
 
     def add_arguments(self, parser: CommandParser) -> None:

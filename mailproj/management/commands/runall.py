@@ -23,9 +23,11 @@ from mailproj.ports import is_free, written
 from mailproj.processes import command
 from mailproj.supervisor import Service, StartFailed, Supervisor, only_one, stop_running
 
-# For processes to end by themselves, in seconds: the doors are given 2 for sessions and requests under way, then the
-# worker's engine 4 for its deliveries. What the doors leave of their time is the worker's.
-STOP_SECONDS = {"web": 2.7, "smtp": 2.7, "worker": 5.0, "beat": 5.0, "redis": 1.0}
+# For processes to end by themselves, in seconds: SMTP has 6 for transactions under way and web 2 for requests, the
+# worker's engine 4 for its deliveries. The doors have 2.7 before the worker is asked to end beside them.
+STOP_SECONDS = {"web": 2.7, "smtp": 8.0, "worker": 5.0, "beat": 5.0, "redis": 1.0}
+DOORS_ALONE_SECONDS = 2.7
+LONGEST_DRAIN = 6.0  # whatever SMTP_DRAIN_SECONDS says
 PORT_PATIENCE = 3.0  # seconds; what a killed run leaves behind ends by itself, and then its ports are free
 
 
@@ -34,7 +36,7 @@ class Command(BaseCommand):
         "Start web, SMTP, worker, beat and (unless REDIS_URL is set) Redis, keep them alive, and end them on Ctrl-C or"
         " SIGTERM. Example: manage.py runall"
     )
-    requires_system_checks = ()  # the processes check themselves; here they would only make the start slower
+    requires_system_checks = ()  # `migrate` makes them; here they would only make the start slower
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -152,6 +154,7 @@ def _plan(log_dir: Path | None) -> tuple[list[list[Service]], dict[str, str]]:
     """Return the services by stages, and the environment that they share."""
     environment = dict(os.environ)
     environment["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir())
+    environment["SMTP_DRAIN_SECONDS"] = f"{min(settings.SMTP_DRAIN_SECONDS, LONGEST_DRAIN):g}"
     stages = []
     redis_url = os.environ.get("REDIS_URL", "").strip()
     if not redis_url:
@@ -164,7 +167,9 @@ def _plan(log_dir: Path | None) -> tuple[list[list[Service]], dict[str, str]]:
 
 
 def _service(name: str, answers: Callable[[], bool]) -> Service:
-    return Service(name, command(name, sys.executable), answers, stop_seconds=STOP_SECONDS[name])
+    alone = DOORS_ALONE_SECONDS if name in ("web", "smtp") else None
+    stop_seconds = STOP_SECONDS[name]
+    return Service(name, command(name, sys.executable), answers, stop_seconds=stop_seconds, alone_seconds=alone)
 
 
 def _own_redis(log: Path | None) -> tuple[Service, str]:

@@ -1,0 +1,172 @@
+"""Admin pages of domains, with the records to publish and what was found of them, and of aliases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.template.loader import render_to_string
+from django.urls import URLPattern, path, reverse
+from django.utils.safestring import SafeString
+
+from accounts import aliases, dkim, domains
+from accounts.admin.base import Admin, badge, count_of, shorten
+from accounts.admin.dkim import DkimActions, tell_of_records
+from accounts.admin.odmr import new_secrets
+from accounts.dns_records import records_of
+from accounts.models import Alias, DkimKey, Domain
+
+if TYPE_CHECKING:
+    _Form = forms.ModelForm[Alias]
+else:
+    _Form = forms.ModelForm
+
+RECORDS = "admin/accounts/domain/records.html"
+
+
+@admin.register(Domain)
+class DomainAdmin(DkimActions):
+    list_display = [
+        "name", "organization", "status_label", "is_trusted", "is_active", "takes_mail", "delivery_label",
+        "alias_count", "last_checked_at", "created_at",
+    ]  # fmt: skip
+    list_filter = ["status", "is_active", "accepts_mail", "delivery", "is_trusted"]
+    list_select_related = ["organization"]
+    search_fields = ["name", "organization__name"]
+    autocomplete_fields = ["organization"]
+    fieldsets = [
+        (
+            None,
+            {"fields": ["name", "organization", "is_active", "accepts_mail", "is_trusted", "delivery", "next_hop"]},
+        ),
+        (
+            "DNS",
+            {"fields": ["status", "dns_records", "dkim_key_list", "verified_at", "last_checked_at", "next_check_at"]},
+        ),
+        ("Dates", {"fields": ["created_at", "updated_at"]}),
+    ]
+    readonly_fields = [
+        "status", "dns_records", "dkim_key_list", "verified_at", "last_checked_at", "next_check_at", "created_at",
+        "updated_at",
+    ]  # fmt: skip
+    actions = ["make_keys", "prepare_keys", "rotate_keys", "new_odmr_secret"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """A name is kept for good: addresses, mail and keys belong to it."""
+        return [*super().get_readonly_fields(request, obj), *(["name"] if obj is not None else [])]
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if change:
+            return
+        try:
+            tell_of_records(request, dkim.ensure_keys(obj, actor=request.user.get_username()))
+        except dkim.CannotSign as error:
+            messages.warning(request, str(error))
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """Its keys go with it, though nobody deletes one alone."""
+        shown, counts, needed, protected = super().get_deleted_objects(objs, request)
+        return shown, counts, needed - {DkimKey._meta.verbose_name}, protected
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        return self.fieldsets if obj is not None else self.fieldsets[:1]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        number = count_of(Alias.objects.all(), "domain")
+        counted: QuerySet[Any] = super().get_queryset(request).annotate(alias_number=number)
+        return counted
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """One at a time, and none that mailboxes have addresses in."""
+        return obj is not None and not domains.mailboxes_in(obj) and super().has_delete_permission(request, obj)
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        domains.delete(obj, actor=request.user.get_username(), client=request.META.get("REMOTE_ADDR", ""))
+
+    def get_urls(self) -> list[URLPattern]:
+        verify = self.admin_site.admin_view(self.verify_view)
+        return [path("<path:object_id>/verify/", verify, name="accounts_domain_verify"), *super().get_urls()]
+
+    def verify_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Look the records up now; what else stands in the page's form is not saved."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        domain = self.get_object(request, object_id)
+        if domain is None or not self.has_change_permission(request, domain):
+            raise PermissionDenied
+        domains.verify(domain, actor=request.user.get_username(), client=request.META.get("REMOTE_ADDR", ""))
+        tone = messages.SUCCESS if domain.status == Domain.Status.VERIFIED else messages.WARNING
+        self.message_user(request, f"{domain.name} was looked up: {domain.get_status_display().lower()}.", tone)
+        return HttpResponseRedirect(reverse("admin:accounts_domain_change", args=[domain.pk]))
+
+    def has_new_secret_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("accounts.add_odmrsecret")
+
+    @admin.action(description="New ODMR secret", permissions=["new_secret"])
+    def new_odmr_secret(self, request: HttpRequest, queryset: QuerySet[Domain]) -> HttpResponse | None:
+        return new_secrets(self, request, queryset)
+
+    @badge("delivery", {"local": "success", "dial_up": "info"}, ordering="delivery")
+    def delivery_label(self, domain: Domain) -> tuple[str, str]:
+        return domain.delivery, "to its own host" if domain.is_dial_up else "here"
+
+    @badge("status", {"verified": "success", "pending": "warning", "failed": "danger"}, ordering="status")
+    def status_label(self, domain: Domain) -> tuple[str, str]:
+        return domain.status, domain.get_status_display()
+
+    @admin.display(description="records to publish")
+    def dns_records(self, domain: Domain) -> SafeString:
+        checked = {(result["purpose"], result["name"]): result for result in domain.check_results}
+        rows = [
+            {
+                "record": record,
+                "texts": [record.name, f"{record.preference} {record.value}" if record.preference else record.value],
+                "checked": checked.get((record.purpose.value, record.name)),
+            }
+            for record in records_of(domain)
+        ]
+        verify = reverse("admin:accounts_domain_verify", args=[domain.pk])
+        return render_to_string(RECORDS, {"rows": rows, "verify": verify})
+
+    @admin.display(description="takes mail", boolean=True)
+    def takes_mail(self, domain: Domain) -> bool:
+        return domain.takes_mail
+
+    @admin.display(description="aliases", ordering="alias_number")
+    def alias_count(self, domain: Any) -> int:
+        return int(domain.alias_number)
+
+
+class AliasForm(_Form):
+    """An alias of a mailbox's address would never get any mail."""
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        alias = Alias(**{name: cleaned.get(name) for name in ("domain", "local_part", "is_active")})
+        if cleaned.get("domain") and cleaned.get("local_part") and aliases.is_mailbox(alias):
+            self.add_error("local_part", "A mailbox has this address.")
+        return cleaned
+
+
+@admin.register(Alias)
+class AliasAdmin(Admin):
+    form = AliasForm
+    list_display = ["__str__", "target_list", "announcement_label", "is_active", "created_at"]
+    list_filter = ["announcement", "is_active"]
+    list_select_related = ["domain"]
+    search_fields = ["local_part", "domain__name", "targets"]
+    autocomplete_fields = ["domain"]
+    readonly_fields = ["created_at"]
+
+    @admin.display(description="forwards to")
+    def target_list(self, alias: Alias) -> str:
+        return shorten(", ".join(alias.targets))
+
+    @badge("announcement", {"silent": "info", "told": "success", "moved": "warning"}, ordering="announcement")
+    def announcement_label(self, alias: Alias) -> tuple[str, str]:
+        return alias.announcement, alias.announcement

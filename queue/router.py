@@ -1,0 +1,116 @@
+"""The router of one worker: `routing` with what it keeps between questions, the overrides and the TLS policies.
+
+Belongs to the engine's event loop; what it needs of the database it asks for every few seconds, with one query each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db import Error
+
+from accounts.dns.base import Resolver
+from queue import routing, smarthosts
+from queue.hops import Destination
+from queue.outcome import Outcome, deferred
+from queue.routing import RoutingPolicy
+from queue.smarthosts import Smarthosts
+from queue.sts_book import StsBook
+from queue.sts_fetch import PolicyFetcher
+from queue.tls_figures import TlsFigures
+from queue.tls_rules import PolicyRules
+from queue.transports.base import Route
+
+logger = structlog.get_logger(__name__)
+
+OVERRIDES_HOLD_SECONDS = 3.0
+REFRESH_SECONDS = 600.0  # how often it is looked whether policies are to be fetched again
+FLUSH_SECONDS = 1.0
+
+InDatabase = Callable[..., Awaitable[Any]]
+
+
+class Router:
+    """Implements `delivery.Router`; `keep_up` is to be run beside it for as long as it is in use."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        policy: RoutingPolicy,
+        in_database: InDatabase,
+        *,
+        figures: TlsFigures | None = None,
+        fetcher: PolicyFetcher | None = None,
+        validates: bool | None = None,
+    ) -> None:
+        self.figures = figures or TlsFigures()
+        self._resolver = resolver
+        self._policy = policy
+        self._in_database = in_database
+        fetch = fetcher or PolicyFetcher(resolver, policy.allowed_networks)
+        self._book = StsBook(resolver, fetch, in_database, self.figures.note)
+        self._rules = PolicyRules(
+            resolver,
+            self._book.policy_of,
+            settings.DNS_VALIDATES if validates is None else validates,
+            self.figures.note,
+        )
+        self._overrides: Smarthosts | None = None
+        self._read_at = 0.0
+        self._reading = asyncio.Lock()
+
+    async def __call__(self, to: Destination) -> Route | Outcome:
+        try:
+            overrides = await self._current_overrides()
+            return await routing.resolve_route(
+                to, self._resolver, self._policy, overrides=overrides, tls_rules=self._rules
+            )
+        except Error as error:
+            # Without them mail might go a way that somebody ruled out.
+            logger.error("queue.routes_not_read", cause=f"{type(error).__name__}: {error}")
+            words = "the smarthosts and TLS policies cannot be read from the database"
+            return deferred(words, transport=routing.TRANSPORT, enhanced_code="4.3.0")
+
+    async def keep_up(self) -> None:
+        """Write figures down, and fetch policies again in time; runs until it is cancelled."""
+        refresh_at = time.monotonic() + REFRESH_SECONDS / 10
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            await self.flush()
+            if time.monotonic() >= refresh_at:
+                refresh_at = time.monotonic() + REFRESH_SECONDS
+                await self.refresh_policies()
+
+    async def flush(self) -> None:
+        if not len(self.figures):
+            return
+        try:
+            await self._in_database(self.figures.flush)
+        except Exception as error:  # noqa: BLE001  (they are kept for the next time)
+            logger.error("queue.figures_not_written", cause=f"{type(error).__name__}: {error}")
+
+    async def refresh_policies(self) -> None:
+        try:
+            await self._book.refresh()
+        except Exception as error:  # noqa: BLE001  (the next time comes)
+            logger.error("queue.policies_not_refreshed", cause=f"{type(error).__name__}: {error}")
+
+    async def _current_overrides(self) -> Smarthosts:
+        """Return the overrides as they were a few seconds ago at most; older ones only while the database is away."""
+        if self._overrides is not None and time.monotonic() - self._read_at < OVERRIDES_HOLD_SECONDS:
+            return self._overrides
+        async with self._reading:
+            if self._overrides is None or time.monotonic() - self._read_at >= OVERRIDES_HOLD_SECONDS:
+                try:
+                    self._overrides = await self._in_database(smarthosts.load)
+                except Error:
+                    if self._overrides is None:
+                        raise
+                self._read_at = time.monotonic()
+        assert self._overrides is not None
+        return self._overrides

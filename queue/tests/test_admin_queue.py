@@ -1,0 +1,318 @@
+"""The queue's pages in the admin: filters, actions with their questions, the queue by domain, progress."""
+
+from __future__ import annotations
+
+import datetime as dt
+import html
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.models import TrailEntry, User
+from mailflow.models import Event, Message
+from queue import actions, control, overview, selection
+from queue.control import Action, Order
+from queue.models import Entry, QueueAction
+
+Accept = Callable[..., list[int]]
+LIST = "admin:queue_entry_changelist"
+
+
+@pytest.fixture(autouse=True)
+def _counted_anew() -> None:
+    overview.forget()
+
+
+@pytest.fixture
+def browser(client: Client, db: None) -> Client:
+    client.force_login(User.objects.create_superuser("root", "root@example.com", "x"))
+    return client
+
+
+@pytest.fixture
+def message(accept: Accept) -> Message:
+    accept("anna@x.example", "bob@y.example")
+    return Message.objects.get()
+
+
+def listed(browser: Client, **query: str) -> set[str]:
+    answer = browser.get(reverse(LIST), query)
+    assert answer.status_code == 200
+    return {entry.recipient.partition("@")[0] for entry in answer.context["cl"].result_list}
+
+
+def asked(browser: Client, action: str, *, across: bool = False, **query: str) -> str:
+    """Choose an action in the list; return the page that asks."""
+    form = {"action": action, "_selected_action": [entry.pk for entry in Entry.objects.all()]}
+    form["select_across"] = ["1" if across else "0"]
+    answer = browser.post(reverse(LIST, query=query) if query else reverse(LIST), form)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def confirmed(browser: Client, page: str, **fields: str) -> str:
+    """Fill in the page that asks, and send it; return the page that follows."""
+    hidden = dict(re.findall(r'<input type="hidden" name="(action|filter|back)" value="(.*?)">', page))
+    values = {name: html.unescape(value) for name, value in hidden.items()}
+    answer = browser.post(reverse("admin:queue_entry_act"), {**values, **fields}, follow=True)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+@pytest.fixture
+def mixed(accept: Accept) -> None:
+    accept("held@x.example", "free@x.example", "late@y.example", "gone@z.example", "had@z.example")
+    control.carry_out(Order(Action.HOLD, "anna", "spam"), Entry.objects.filter(recipient__startswith="held"))
+    at = timezone.now() + dt.timedelta(hours=1)
+    Entry.objects.filter(recipient__startswith="late").update(scheduled_at=at, next_attempt_at=at)
+    control.remove(Entry.objects.filter(recipient__startswith="gone"), actor="root")
+    Entry.objects.filter(recipient__startswith="had").update(
+        status="delivered", next_attempt_at=None, finished_at=timezone.now()
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ({}, "held free late"),
+        ({"status__exact": "all"}, "held free late gone had"),
+        ({"status__exact": "pending"}, "held free late"),
+        ({"status__exact": "failed"}, "gone"),
+        ({"status__exact": "delivered"}, "had"),
+        ({"held": "true"}, "held"),
+        ({"held": "false"}, "free late"),
+        ({"scheduled": "true"}, "late"),
+        ({"domain": "x.example"}, "held free"),
+        ({"domain": "no domain"}, ""),
+        ({"since": "1h"}, "held free late"),
+        ({"q": "y.example"}, "late"),
+        ({"q": "free@x.example"}, "free"),
+        ({"q": "trace"}, "held free late"),
+        ({"q": "nothing of it"}, ""),
+    ],
+    ids=str,
+)
+def test_the_list_is_filtered(browser: Client, mixed: None, query: dict[str, str], names: str) -> None:
+    assert listed(browser, **query) == set(names.split())
+
+
+def test_a_message_id_finds_what_has_ended_too(browser: Client, mixed: None) -> None:
+    assert len(listed(browser, q=Message.objects.get().pk)) == 5
+
+
+def test_the_list_says_who_holds_what_and_why(browser: Client, mixed: None) -> None:
+    page = browser.get(reverse(LIST)).content.decode()
+    assert "On hold" in page and "Scheduled" in page
+    assert "by anna: spam" in page
+
+
+@pytest.mark.parametrize(
+    ("action", "fields", "done"),
+    [
+        ("hold", {"reason": "storm"}, "Hold: 2 done."),
+        ("retry", {}, "Retry now: 2 done."),
+        ("retry", {"at": "2h"}, ": 2 done."),
+        ("reroute", {"route": "relay.example.com"}, "Reroute to relay.example.com: 2 done."),
+        ("expire", {"max_attempts": "9"}, "At most 9 attempts: 2 done."),
+        ("fail", {"dsn": "on"}, "Fail with a report to the sender: 2 done."),
+        ("fail", {}, "Fail without a report: 2 done."),
+        ("delete", {}, "Delete: 2 done."),
+    ],
+    ids=str,
+)
+def test_an_action_asks_with_the_count_and_does_it_when_told(
+    browser: Client, message: Message, action: str, fields: dict[str, str], done: str
+) -> None:
+    before = list(Entry.objects.values())
+    page = asked(browser, action)
+    assert " 2 queue entries?" in page and "anna@x.example" in page
+    assert list(Entry.objects.values()) == before
+    assert done in html.unescape(confirmed(browser, page, **fields))
+    assert set(Event.objects.exclude(actor="").values_list("actor", flat=True)) == {"root"}
+    assert TrailEntry.objects.get(kind=f"queue.{action}").actor == "root"
+
+
+def test_a_wrong_parameter_is_told_beside_its_field_and_nothing_is_done(browser: Client, message: Message) -> None:
+    page = confirmed(browser, asked(browser, "retry"), at="yesterday")
+    assert "A time such as 2026-11-27T10:00Z" in page and "Retry 2 queue entries?" in page
+    page = confirmed(browser, asked(browser, "reroute"), route="no host")
+    assert "is no host" in html.unescape(page)
+    assert not QueueAction.objects.exists()
+
+
+def test_what_is_left_alone_is_told(browser: Client, message: Message) -> None:
+    leased = Entry.objects.earliest("pk")
+    Entry.objects.filter(pk=leased.pk).update(lease="w", next_attempt_at=timezone.now() + dt.timedelta(minutes=1))
+    page = confirmed(browser, asked(browser, "retry"))
+    assert (
+        "Retry now: 1 done, 1 left alone (1 with a worker already: being delivered, or waiting there for their turn)."
+        in page
+    )
+
+
+def test_all_that_the_list_shows_is_taken_by_its_conditions(browser: Client, mixed: None) -> None:
+    page = asked(browser, "delete", across=True, domain="x.example", held="true")
+    assert "Delete 1 queue entry?" in page and "held, domain x.example" in page
+    confirmed(browser, page)
+    assert listed(browser) == {"free", "late"}
+
+
+def test_what_the_list_shows_of_the_ended_cannot_be_acted_on(browser: Client, mixed: None) -> None:
+    assert "None of the chosen queue entries is open" in asked(browser, "delete", across=True, status__exact="failed")
+    form = {"action": "delete", "_selected_action": ["1"], "select_across": ["1"]}
+    answer = browser.post(reverse(LIST, query={"status__exact": "delivered"}), form, follow=True)
+    assert "has ended, or is no selection" in answer.content.decode()
+
+
+def test_a_filter_leads_to_the_question(browser: Client, mixed: None) -> None:
+    act = reverse("admin:queue_entry_act")
+    assert "Count, and go on" in browser.get(act).content.decode()
+    page = browser.get(act, {"action": "hold", "domain": "x.example, y.example", "held": "false"}).content.decode()
+    assert "Hold 2 queue entries?" in page
+    assert "domain x.example or y.example, not held" in page
+    back = html.unescape(re.findall(r'href="(\?[^"]*edit=1[^"]*)"', page)[0])
+    again = browser.get(act + back).content.decode()
+    assert 'value="x.example, y.example"' in again
+    assert "Hold: 2 done." in confirmed(browser, page)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ({"action": "hold"}, "At least one condition is needed"),
+        ({"action": "fly", "held": "true"}, "Select a valid choice"),
+        ({"action": "hold", "domain": "no domain"}, "is no domain"),
+        ({"action": "hold", "older_than": "long"}, "A span such as"),
+        ({"action": "hold", "all": "true", "held": "true"}, "cannot be given together"),
+    ],
+)
+def test_a_wrong_filter_is_told_beside_its_field(
+    browser: Client, mixed: None, query: dict[str, str], words: str
+) -> None:
+    page = browser.get(reverse("admin:queue_entry_act"), query).content.decode()
+    assert words in html.unescape(page) and "Count, and go on" in page
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"action": "hold"}, {"action": "hold", "filter": "{"}, {"action": "hold", "filter": "[1]"},
+             {"action": "hold", "filter": "{}"}, {"action": "x", "filter": '{"all": true}'}], ids=str,
+)  # fmt: skip
+def test_a_form_that_is_not_ours_does_nothing(browser: Client, message: Message, form: dict[str, str]) -> None:
+    answer = browser.post(reverse("admin:queue_entry_act"), form, follow=True)
+    assert "nothing was done" in answer.content.decode()
+    assert not QueueAction.objects.exists()
+
+
+def test_nobody_is_led_elsewhere_after_an_action(browser: Client, message: Message) -> None:
+    for back in ("https://evil.example/", "//evil.example/?x=1"):
+        form = {"action": "hold", "filter": json.dumps({"all": True}), "back": back}
+        answer = browser.post(reverse("admin:queue_entry_act"), form)
+        assert answer.headers["Location"].partition("?")[0] == reverse(LIST)
+
+
+def test_the_message_pages_buttons_ask_for_that_message_alone(
+    browser: Client, message: Message, accept: Accept
+) -> None:
+    (other,) = accept("carl@z.example")
+    page = browser.get(reverse("admin:mailflow_message_change", args=[message.pk])).content.decode()
+    address = html.unescape(re.findall(r'href="([^"]*action=delete[^"]*)"', page)[0])
+    question = browser.get(address).content.decode()
+    assert "Delete 2 queue entries?" in question
+    confirmed(browser, question)
+    assert Entry.objects.get(pk=other).status == "pending"
+    assert Entry.objects.filter(status="failed").count() == 2
+
+
+@pytest.fixture
+def clerk(client: Client, db: None) -> Client:
+    """Staff who may only look."""
+    user = User.objects.create_user("clerk", "clerk@example.com", "x", is_staff=True)
+    names = ["view_entry", "view_message", "view_attempt", "view_queueaction"]
+    user.user_permissions.set(Permission.objects.filter(codename__in=names))
+    client.force_login(user)
+    return client
+
+
+def test_who_may_only_look_has_no_actions(clerk: Client, message: Message) -> None:
+    page = clerk.get(reverse("admin:mailflow_message_change", args=[message.pk])).content.decode()
+    assert "action=delete" not in page
+    assert clerk.get(reverse("admin:queue_entry_domains")).status_code == 200
+    assert "action=hold" not in clerk.get(reverse("admin:queue_entry_domains")).content.decode()
+    assert clerk.get(reverse("admin:queue_entry_change", args=[Entry.objects.earliest("pk").pk])).status_code == 200
+    assert clerk.get(reverse("admin:queue_entry_act")).status_code == 403
+    form = {"action": "delete", "filter": json.dumps({"all": True})}
+    assert clerk.post(reverse("admin:queue_entry_act"), form).status_code == 403
+    action = actions.request(Order(Action.HOLD, "root"), selection.kept({}), door="api")
+    assert clerk.get(reverse("admin:queue_queueaction_change", args=[action.pk])).status_code == 200
+    assert clerk.post(reverse("admin:queue_queueaction_stop", args=[action.pk])).status_code == 403
+    assert Entry.objects.filter(Entry.IS_OPEN).count() == 2
+
+
+def test_staff_without_the_permission_see_no_page_of_the_queue(client: Client, message: Message) -> None:
+    client.force_login(User.objects.create_user("nobody", "nobody@example.com", "x", is_staff=True))
+    for name in (LIST, "admin:queue_entry_domains", "admin:queue_entry_act", "admin:queue_queueaction_changelist"):
+        assert client.get(reverse(name)).status_code == 403
+
+
+def test_a_large_action_leads_to_its_progress_and_can_be_stopped(
+    browser: Client, message: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "AT_ONCE", 1)
+    page = asked(browser, "hold")
+    assert "A worker does it in batches" in page
+    shown = confirmed(browser, page)
+    assert "not begun" in shown and 'http-equiv="refresh"' in shown
+    action = QueueAction.objects.get()
+    stop = reverse("admin:queue_queueaction_stop", args=[action.pk])
+    assert browser.get(stop).status_code == 405
+    assert "It ends after the batch under way" in browser.post(stop, follow=True).content.decode()
+    taken = actions.take("w")
+    assert taken is not None and actions.run(taken).status == "stopped"
+    ended = browser.get(reverse("admin:queue_queueaction_change", args=[action.pk])).content.decode()
+    assert 'http-equiv="refresh"' not in ended and "0 of 2" in ended
+    assert "It has ended already." in browser.post(stop, follow=True).content.decode()
+    assert "hold: entry" in browser.get(reverse("admin:queue_queueaction_changelist")).content.decode()
+
+
+def test_the_domains_have_bars_figures_and_what_they_said(browser: Client, mixed: None) -> None:
+    Entry.objects.filter(recipient__startswith="free").update(status="retry", attempts=1, last_reply="450 <b>Grey</b>")
+    page = browser.get(reverse("admin:queue_entry_domains")).content.decode()
+    assert "0 wait for the first attempt, 1 to be retried, 1 on hold; 1 due" in page
+    assert "450 &lt;b&gt;Grey&lt;/b&gt;" in page
+    assert f"{reverse(LIST)}?domain=x.example" in page
+    assert "action=release&amp;held=true&amp;domain=x.example" in page
+
+
+def test_an_empty_queue_has_a_page(browser: Client) -> None:
+    assert "The queue is empty." in browser.get(reverse("admin:queue_entry_domains")).content.decode()
+
+
+@pytest.mark.parametrize("name", [LIST, "admin:queue_entry_domains", "admin:queue_queueaction_changelist"])
+def test_a_page_costs_the_same_queries_for_one_entry_and_for_thirty(browser: Client, accept: Accept, name: str) -> None:
+    counts = []
+    for number in (1, 29):
+        for _ in range(number):
+            accept(f"r{number}@x{_}.example")
+            control.carry_out(Order(Action.HOLD, "root"), Entry.objects.all())
+            actions.perform(Order(Action.HOLD, "root"), selection.kept({}), door="api")
+        browser.get(reverse(name))
+        overview.forget()
+        with CaptureQueriesContext(connection) as captured:
+            assert browser.get(reverse(name)).status_code == 200
+        counts.append(len(captured))
+    assert counts[0] == counts[1]
+
+
+def test_the_domains_are_counted_once_for_all_who_look(browser: Client, message: Message) -> None:
+    browser.get(reverse("admin:queue_entry_domains"))
+    with CaptureQueriesContext(connection) as captured:
+        browser.get(reverse("admin:queue_entry_domains"))
+    assert not [query for query in captured if "queue_entry" in query["sql"]]

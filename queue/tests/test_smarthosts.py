@@ -1,0 +1,181 @@
+"""Smarthosts in the database: their admin page, their sealed passwords, and mail that goes by them."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, transaction
+from django.test import Client
+from django.urls import reverse
+
+from accounts import sealed
+from accounts.dns.memory import MemoryResolver
+from accounts.models import Organization, User
+from mailflow.models import Message
+from queue import smarthosts
+from queue.hops import Destination
+from queue.models import Attempt, Entry, SmartHost
+from queue.tests.conftest import open_entries, running_engine, wait_until
+from queue.tests.outbound import options
+from queue.tests.peers import Peer
+from queue.transports.memory import MemoryTransport
+from queue.transports.smtp import SmtpTransport
+
+pytestmark = pytest.mark.django_db
+Accept = Callable[..., list[int]]
+FIELDS = {"domain": "x.example", "host": "Relay.Example.", "port": 587, "tls": "required", "username": "us",
+          "password": " swordfish ", "is_active": "on"}  # fmt: skip
+ADD = reverse("admin:queue_smarthost_add")
+
+
+@pytest.fixture
+def browser(client: Client) -> Client:
+    client.force_login(User.objects.create_superuser("root", "root@example.com", "x"))
+    return client
+
+
+def errors(answer: Any) -> dict[str, Any]:
+    assert answer.status_code == 200, "it was saved"
+    return dict(answer.context["adminform"].form.errors)
+
+
+def test_a_smarthost_is_made_and_its_password_is_never_shown(browser: Client) -> None:
+    assert browser.post(ADD, FIELDS).status_code == 302
+    row = SmartHost.objects.get()
+    assert (row.host, row.relay.username, row.relay.password) == ("relay.example", "us", " swordfish ")
+    assert "swordfish" not in row.sealed_password
+    page = browser.get(reverse("admin:queue_smarthost_change", args=[row.pk])).content.decode()
+    assert "swordfish" not in page and row.sealed_password not in page
+    assert "relay.example" in browser.get(reverse("admin:queue_smarthost_changelist")).content.decode()
+
+
+def test_a_password_stays_until_another_is_given_but_not_for_another_host(browser: Client) -> None:
+    browser.post(ADD, FIELDS)
+    row = SmartHost.objects.get()
+    page = reverse("admin:queue_smarthost_change", args=[row.pk])
+    assert browser.post(page, {**FIELDS, "password": "", "port": 2525}).status_code == 302
+    row.refresh_from_db()
+    assert (row.port, row.relay.password) == (2525, " swordfish ")
+    for change in ({"host": "elsewhere.example"}, {"username": "them"}):
+        assert "password" in errors(browser.post(page, {**FIELDS, "password": "", **change}))
+    assert browser.post(page, {**FIELDS, "password": "", "username": ""}).status_code == 302
+    row.refresh_from_db()
+    assert row.sealed_password == ""
+
+
+def test_whoever_changes_the_host_in_the_database_gets_no_password() -> None:
+    row = SmartHost(host="relay.example", username="us", domain="x.example")
+    row.set_password("secret")
+    row.host = "thief.example"
+    row.save()
+    with pytest.raises(sealed.CannotOpen):
+        _ = row.relay
+    found = smarthosts.load().find(Destination("x.example"))
+    assert found is not None and "cannot be read" in found.trouble and found.relay.password == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"host": "no host"}, "host"),
+        ({"host": "relay.example:25"}, "host"),
+        ({"host": "LOCALHOST"}, "host"),
+        ({"port": 0}, "port"),
+        ({"port": 65536}, "port"),
+        ({"username": ""}, "username"),
+        ({"password": ""}, "password"),
+        ({"tls": "never"}, "tls"),
+        ({"tls": "sometimes"}, "tls"),
+        ({"domain": "no domain"}, "domain"),
+    ],
+)
+def test_a_wrong_field_is_named(browser: Client, change: dict[str, Any], field: str) -> None:
+    assert field in errors(browser.post(ADD, {**FIELDS, **change}))
+    assert not SmartHost.objects.exists()
+
+
+def test_there_is_one_override_for_each_scope(browser: Client) -> None:
+    organization = Organization.objects.create(name="Example")
+    for scope in ({}, {"domain": "", "organization": organization.pk}):
+        assert browser.post(ADD, {**FIELDS, **scope}).status_code == 302
+        assert "already" in str(errors(browser.post(ADD, {**FIELDS, "is_active": "", **scope})))
+    both = {"domain": "y.example", "organization": organization.pk}
+    assert "not both" in str(errors(browser.post(ADD, {**FIELDS, **both})))
+    for _ in range(2):  # any number may lend their accounts
+        assert browser.post(ADD, {**FIELDS, "domain": ""}).status_code == 302
+    with pytest.raises(IntegrityError), transaction.atomic():
+        SmartHost.objects.create(domain="x.example", host="other.example")
+
+
+def test_all_are_read_with_one_query_and_those_switched_off_are_left_out(django_assert_num_queries: Any) -> None:
+    organization = Organization.objects.create(name="Example")
+    SmartHost.objects.create(domain="x.example", host="a.example")
+    SmartHost.objects.create(organization=organization, host="b.example", port=465, tls="implicit")
+    SmartHost.objects.create(domain="off.example", host="c.example", is_active=False)
+    with django_assert_num_queries(1):
+        found = smarthosts.load()
+    assert sorted(found.by_domain) == ["x.example"]
+    assert found.by_organization[organization.pk].relay.label == "the smarthost b.example:465"
+    assert sorted(found.by_address) == [("a.example", 587), ("b.example", 465)]
+
+
+# --- mail ---
+
+
+@pytest.fixture
+def peers() -> Iterator[dict[str, Peer]]:
+    """Hosts that take mail, by what they are for."""
+    first, second, third = Peer(extensions=["AUTH PLAIN"]), Peer(), Peer()
+    with first.in_thread(), second.in_thread(), third.in_thread():
+        yield {"domain": first, "organization": second, "route": third}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_each_recipient_goes_the_way_that_is_nearest(
+    alice: User, accept: Accept, peers: dict[str, Peer], settings: Any
+) -> None:
+    row = SmartHost(domain="x.example", host="127.0.0.1", port=peers["domain"].port, username="us", tls="opportunistic")
+    row.set_password("secret")
+    row.save()
+    SmartHost.objects.create(
+        organization=alice.organization, host="127.0.0.1", port=peers["organization"].port, tls="never"
+    )
+    accept("one@x.example", "two@y.example", "three@x.example", "four@x.example")
+    Message.objects.update(organization_id=alice.organization_id)
+    Entry.objects.filter(recipient="three@x.example").update(route=f"127.0.0.1:{peers['route'].port}")
+    settings.OUTBOUND_ALLOWED_NETWORKS = [ipaddress.ip_network("127.0.0.0/8")]  # the chosen route is checked
+    with running_engine(SmtpTransport(options()), MemoryResolver()):
+        wait_until(lambda: open_entries() == 0)
+    taken = {
+        name: sorted(one for message in peer.messages for one in message.recipients) for name, peer in peers.items()
+    }
+    assert taken == {
+        "domain": ["four@x.example", "one@x.example"],
+        "organization": ["two@y.example"],
+        "route": ["three@x.example"],
+    }
+    assert "AUTH PLAIN AHVzAHNlY3JldA==" in peers["domain"].commands
+    rules = dict(Attempt.objects.values_list("entry__recipient", "tls_policy"))
+    assert (rules["one@x.example"], rules["two@y.example"]) == ("opportunistic", "never")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_new_override_is_taken_over_while_the_engine_runs(alice: User, accept: Accept) -> None:
+    resolver = MemoryResolver(hosts={"y.example": ["93.184.216.1"], "new.example": ["93.184.216.2"]})
+    with running_engine(transport := MemoryTransport(), resolver) as engine:
+        engine.ring(accept("one@y.example"))
+        wait_until(lambda: len(transport.jobs) == 1)
+        SmartHost.objects.create(domain="y.example", host="new.example")
+
+        def goes_the_new_way() -> bool:
+            count = len(transport.jobs)
+            engine.ring(accept("two@y.example"))
+            wait_until(lambda: len(transport.jobs) > count)
+            return transport.jobs[-1][1].relay is not None
+
+        wait_until(goes_the_new_way)
+    hosts = [[hop.host for hop in route.hops] for _, route in transport.jobs]
+    assert hosts[0] == ["y.example"] and hosts[-1] == ["new.example"]
