@@ -11,6 +11,7 @@ from typing import Any
 from django.db import connection
 from django.db.models import Case, DateTimeField, F, Field, Q, Value, When
 
+from accounts.leases import among_first
 from mailflow.locking import marks
 from mailflow.models import Message
 from queue.models import Entry
@@ -115,20 +116,15 @@ def claim(
 def _lease(
     worker: str, until: dt.datetime, due: str, at: dt.datetime, entry_ids: Sequence[int] | None, limit: int
 ) -> list[int]:
-    """Lease what is due by that condition on that time, the longest due first; return the ids.
-
-    The ids stand there twice for PostgreSQL's planner: it cannot see through a subquery that locks.
-    """
+    """Lease what is due by that condition on that time, the longest due first; return the ids."""
     ids = list(entry_ids or ())
     among = f" AND id IN ({', '.join(['%s'] * len(ids))})" if entry_ids is not None else ""
     table = connection.ops.quote_name(Entry._meta.db_table)
-    skip = " FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
+    longest_due = f"SELECT id FROM {table} WHERE {due}{among} ORDER BY next_attempt_at"  # noqa: S608  (names and marks)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE {table} SET {_LEASED_OR_HELD} WHERE id IN ("  # noqa: S608  (names and marks only)
-            f"SELECT id FROM {table} WHERE {due}{among} "
-            f"ORDER BY next_attempt_at LIMIT {int(limit)}{skip}){among} RETURNING id, lease",
-            [worker, moment(until), moment(at), *ids, *ids],
+            f"UPDATE {table} SET {_LEASED_OR_HELD} WHERE {among_first(longest_due, limit)} RETURNING id, lease",  # noqa: S608
+            [worker, moment(until), moment(at), *ids],
         )
         return [entry_id for entry_id, lease_of in cursor.fetchall() if lease_of]
 

@@ -14,6 +14,7 @@ from django.db import connection
 from django.utils import timezone
 
 from accounts.addresses import Found, Resolution
+from accounts.leases import among_first
 from accounts.models import Domain
 from queue import claim, notices
 from queue.claim import REAL_TIME, Parcel
@@ -113,13 +114,13 @@ class Supply:
         now = timezone.now()
         is_all_sandbox = settings.DELIVERY_MODE == "sandbox"
         table = connection.ops.quote_name(Entry._meta.db_table)
-        skip = " FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
+        free = (
+            f"SELECT id FROM {table} WHERE domain = %s AND (message_id, id) > (%s, %s) AND {_FREE}"  # noqa: S608
+            f"{'' if is_all_sandbox else ' AND NOT is_sandbox'} ORDER BY message_id, id"
+        )
         with connection.cursor() as cursor:
             cursor.execute(
-                f"UPDATE {table} SET lease = %s, next_attempt_at = %s WHERE id IN ("  # noqa: S608  (constants and marks)
-                f"SELECT id FROM {table} WHERE domain = %s AND (message_id, id) > (%s, %s) AND {_FREE}"
-                f"{'' if is_all_sandbox else ' AND NOT is_sandbox'} "
-                f"ORDER BY message_id, id LIMIT {int(limit)}{skip}) RETURNING id",
+                f"UPDATE {table} SET lease = %s, next_attempt_at = %s WHERE {among_first(free, limit)} RETURNING id",  # noqa: S608
                 [self.worker, moment(now + self.lease), domain, *self._after[domain], moment(now), moment(now)],
             )
             claimed = [row[0] for row in cursor.fetchall()]

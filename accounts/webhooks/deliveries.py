@@ -18,6 +18,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from accounts import sealed
+from accounts.leases import among_first
 from accounts.models import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from accounts.webhooks import endpoints, outbox
 from accounts.webhooks.schedule import next_delay
@@ -101,12 +102,10 @@ def _lease(worker: str, endpoint_id: UUID, count: int, now: dt.datetime, until: 
     table = connection.ops.quote_name(WebhookDelivery._meta.db_table)
     moment = connection.ops.adapt_datetimefield_value
     key = WebhookEndpoint._meta.pk.get_db_prep_value(endpoint_id, connection)
-    skip = " FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
+    longest_due = f"SELECT id FROM {table} WHERE endpoint_id = %s AND next_attempt_at <= %s ORDER BY next_attempt_at"  # noqa: S608
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE {table} SET lease = %s, next_attempt_at = %s WHERE id IN ("  # noqa: S608  (names and marks only)
-            f"SELECT id FROM {table} WHERE endpoint_id = %s AND next_attempt_at <= %s "
-            f"ORDER BY next_attempt_at LIMIT {int(count)}{skip}) RETURNING id",
+            f"UPDATE {table} SET lease = %s, next_attempt_at = %s WHERE {among_first(longest_due, count)} RETURNING id",  # noqa: S608
             [worker, moment(until), key, moment(now)],
         )
         return [row[0] for row in cursor.fetchall()]

@@ -126,3 +126,21 @@ def test_many_workers_at_once_share_the_entries_without_overlap(alice: User, acc
     for thread in threads:
         thread.join()
     assert sorted(entry for batch in taken for entry in batch) == sorted(ids)
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_a_claim_takes_no_more_than_its_limit_whatever_the_plan(
+    alice: User, accept: Callable[..., list[int]], with_ids: bool
+) -> None:
+    """As PostgreSQL plans it for a table it takes for tiny, a subquery is carried out for each row."""
+    if connection.vendor != "postgresql":
+        pytest.skip("a statement has no plans to choose from on SQLite")
+    ids = accept(*(f"r{number}@x.example" for number in range(6)))
+    with connection.cursor() as cursor:
+        for kind in ("hashjoin", "mergejoin", "hashagg", "sort", "material"):
+            cursor.execute(f"SET enable_{kind} = off")
+    now = timezone.now()
+    for _ in range(3):
+        taken = claim.claim("one", limit=2, now=now, lease=LEASE, entry_ids=ids if with_ids else None)
+        assert len(taken) == 2
+    connection.close()
