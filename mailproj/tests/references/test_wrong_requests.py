@@ -69,14 +69,14 @@ def test_another_method_is_a_405_that_says_which_there_are(world: World, name: s
 @pytest.mark.parametrize("body", ['{"subject": ', "[]", "null", "\\ud800"])
 @pytest.mark.parametrize("name", WITH_BODY)
 def test_a_body_that_is_no_json_object_is_refused(world: World, name: str, body: str) -> None:
-    line = BODY.sub("", EXAMPLES[name].line) + f" -d '{body}'"
+    line = BODY.sub("", world.line_of(EXAMPLES[name])) + f" -d '{body}'"
     answer = curl(line, world.ports, user=ADMIN)
     check_problem(answer, 422 if "/send" in name else 400)
 
 
 @pytest.mark.parametrize("name", WITH_BODY)
 def test_a_body_of_another_type_is_a_415(world: World, name: str) -> None:
-    line = EXAMPLES[name].line.replace("application/json", "application/pdf")
+    line = world.line_of(EXAMPLES[name]).replace("application/json", "application/pdf")
     check_problem(curl(line, world.ports, user=ADMIN), 415)
 
 
