@@ -9,7 +9,6 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any, cast
 
 import prometheus_client
-import structlog
 from django.conf import settings
 from django.core.handlers.wsgi import LimitedStream
 from django.http import HttpRequest, HttpResponse
@@ -44,16 +43,6 @@ def request_id(get_response: GetResponse) -> GetResponse:
         response = get_response(request)
         response["X-Request-ID"] = chosen
         return response
-
-    return middleware
-
-
-def bind_address(get_response: GetResponse) -> GetResponse:
-    """Name the client in what is logged while it is served; behind structlog's own, which begins anew."""
-
-    def middleware(request: HttpRequest) -> HttpResponse:
-        structlog.contextvars.bind_contextvars(ip=request.META.get("REMOTE_ADDR", ""))
-        return get_response(request)
 
     return middleware
 

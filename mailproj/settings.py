@@ -98,8 +98,7 @@ MIDDLEWARE = [
     "mailproj.proxies.client_address",  # before all that looks at the address, and SecurityMiddleware
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "mailproj.middleware.request_id",  # before structlog, which binds it
-    "django_structlog.middlewares.RequestMiddleware",
-    "mailproj.middleware.bind_address",
+    "mailproj.request_log.RequestLog",
     "mailproj.middleware.count_requests",
     "mailproj.middleware.api_version",
     "mailproj.cors.cross_origin",  # before the limits: a page must be able to read their refusals
@@ -108,11 +107,11 @@ MIDDLEWARE = [
     "mailproj.middleware.limit_body",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
+    "mailproj.browsers.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
+    "mailproj.browsers.AuthenticationMiddleware",
+    "mailproj.browsers.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
@@ -489,6 +488,4 @@ LOG_LEVEL = env.choice(("LOG_LEVEL", "SMTP_LOG_LEVEL"), "info", ["debug", "info"
 LOG_JSON = env.boolean("LOG_JSON", True)
 LOGGING = logging_config(LOG_LEVEL, json_lines=LOG_JSON)
 LOGGING_CONFIG = "logging.config.dictConfig"
-DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False  # mailproj.middleware.bind_address does, a hundred times cheaper
-DJANGO_STRUCTLOG_TRUST_UPSTREAM_REQUEST_ID = True  # mailproj.middleware.request_id has looked at it
 PROMETHEUS_EXPORT_MIGRATIONS = False

@@ -43,7 +43,7 @@ class ApiKeyAuthentication(BaseAuthentication):
     """
 
     def authenticate(self, request: Request) -> tuple[User, ApiKey] | None:
-        text = request.headers.get("X-API-Key")
+        text = request.META.get("HTTP_X_API_KEY")
         if text is None:
             return None
         key = keys.authenticate(text.strip())
@@ -98,7 +98,7 @@ def needed_scope(request: Request) -> Scope:
 
 def offered(request: Request) -> tuple[str, str] | None:
     """Return the name and the password of HTTP Basic, None where the request has no such header."""
-    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, encoded = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
     return _decode(encoded) if scheme.lower() == "basic" else None
 
 

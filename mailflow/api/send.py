@@ -104,7 +104,7 @@ class Door(APIView):
         self, request: Request, caller: Caller, body: Any, is_done: Callable[[str], bool] | None = None
     ) -> Reservation | None:
         """Bind the Idempotency-Key, where there is one, to this request."""
-        key = request.headers.get("Idempotency-Key")
+        key = request.META.get("HTTP_IDEMPOTENCY_KEY")
         if key is None:
             return None
         if not idempotency.is_valid(key):

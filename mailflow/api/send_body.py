@@ -59,8 +59,13 @@ class SendBody(serializers.Serializer[Any]):
 
     @cached_property
     def fields(self) -> Any:
-        """The same fields for every body: they keep nothing of one, and making them anew costs more than using them."""
-        return _prototype_fields()
+        """The same fields for every body: they keep nothing of one, and making them anew costs more than using them.
+
+        None is required, so those that a JSON body does not name have nothing to say.
+        """
+        every = _prototype_fields()
+        given = getattr(self, "initial_data", None)
+        return {name: every[name] for name in given if name in every} if type(given) is dict else every
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict):

@@ -113,6 +113,15 @@ def test_a_session_needs_a_csrf_token_to_change_anything(admin_user: User) -> No
 
 
 @pytest.mark.django_db
+def test_a_program_without_a_cookie_has_no_session_and_a_page_has(admin_user: User) -> None:
+    client = Client()
+    _, key = keys.create("reader", admin_user, daily_limit=5)
+    assert not hasattr(client.get("/api/v1/messages", headers={"X-API-Key": key}).wsgi_request, "session")
+    assert hasattr(client.get("/admin/login/").wsgi_request, "session")
+    assert client.cookies and hasattr(client.get("/api/v1/messages").wsgi_request, "session")
+
+
+@pytest.mark.django_db
 def test_a_body_of_another_type_is_refused(admin_user: User) -> None:
     _, text = keys.create("k", admin_user, daily_limit=5)
     post: Callable[..., Any] = Client(headers={"X-API-Key": text}).post
