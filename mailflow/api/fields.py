@@ -22,7 +22,16 @@ MAX_METADATA_VALUE = 500
 _URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
-class NamedAddressField(serializers.CharField):
+class TextField(serializers.CharField):
+    """A text, and nothing that could be made one: a number in its place is a slip of the client's."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class NamedAddressField(TextField):
     """`a@example.com` or `Name <a@example.com>`; its value is a `Named`."""
 
     def to_internal_value(self, data: Any) -> Any:
@@ -39,7 +48,7 @@ class AddressListField(serializers.ListField):
         return super().to_internal_value([data] if isinstance(data, str) else data)
 
 
-class HeaderTextField(serializers.CharField):
+class HeaderTextField(TextField):
     """A text that goes into one header field."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -51,7 +60,7 @@ class HeaderTextField(serializers.CharField):
         return text
 
 
-class BodyTextField(serializers.CharField):
+class BodyTextField(TextField):
     """A text of any length; the size of the request is what limits it."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -64,10 +73,17 @@ class BodyTextField(serializers.CharField):
         return text
 
 
+class HeaderValueField(HeaderTextField):
+    """A header field's text, which may be written as a number: `{"X-Priority": 1}`."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        return super().to_internal_value(str(data) if type(data) in (int, float) else data)
+
+
 class HeadersField(serializers.DictField):
     """Further header fields, by name; the value is a list of pairs in the order given."""
 
-    child = HeaderTextField(allow_blank=True)
+    child = HeaderValueField(allow_blank=True)
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict) and len(data) > compose.MAX_HEADERS:

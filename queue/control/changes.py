@@ -111,7 +111,10 @@ def reroute(order: Order, locked: Locked, left: Counter[str], now: dt.datetime) 
 
 
 def expire(order: Order, locked: Locked, left: Counter[str], now: dt.datetime) -> Done:
-    """Set until when, or how often, attempts are made; one that was to come later is put at the new end."""
+    """Set until when, or how often, attempts are made; one that was to come later is put at the new end.
+
+    So is the waking of mail that waits for its host and was to be woken at the old one.
+    """
     left.update(left_at(locked.leased))
     until = order.expires_at
     chosen = [
@@ -130,12 +133,13 @@ def expire(order: Order, locked: Locked, left: Counter[str], now: dt.datetime) -
         ends = {entry.pk: until + locked.shift(entry) for entry in chosen}
         for end in set(ends.values()):
             Entry.objects.filter(pk__in=[pk for pk, its in ends.items() if its == end]).update(expires_at=end)
-        earlier = [
+        moved = [
             (entry, ends[entry.pk])
             for entry in chosen
-            if entry.held_at is None and (entry.retry_at or entry.next_attempt_at or now) > ends[entry.pk]
+            if entry.held_at is None
+            and ((entry.retry_at or entry.next_attempt_at or now) > ends[entry.pk] or _waits_for_its_end(entry))
         ]
-        due = _wait(earlier, now, locked.ahead)
+        due = _wait(moved, now, locked.ahead)
     said = [f"given up at {until:%Y-%m-%d %H:%M:%S} UTC"] if until is not None else []
     said += [f"attempted {order.max_attempts} times at most"] if order.max_attempts is not None else []
     record(chosen, Event.Kind.CHANGED, f"Will be {' and '.join(said)}, {order.by}.", order.actor)
@@ -152,6 +156,11 @@ def set_free(entries: Sequence[Entry], now: dt.datetime, ahead: dt.timedelta) ->
         entry.next_attempt_at = max(entry.retry_at or its_now, its_now)
         waits.append((entry, entry.next_attempt_at))
     return _wait(waits, now, ahead)
+
+
+def _waits_for_its_end(entry: Entry) -> bool:
+    """Whether only its host's asking or its last hour wakes it (`queue.dialup`)."""
+    return entry.waits_for_host and entry.retry_at == entry.expires_at
 
 
 def _ask_back(leased: Sequence[Entry]) -> None:

@@ -331,6 +331,18 @@ def test_what_is_put_on_hold_in_a_workers_hands_is_held_when_its_host_did_not_ta
     assert (entry.next_attempt_at, entry.retry_at, entry.status) == (None, entry.expires_at, "pending")
 
 
+@pytest.mark.parametrize("by", [dt.timedelta(days=3), dt.timedelta(hours=-1)], ids=["later", "earlier"])
+def test_mail_that_waits_for_its_host_is_woken_at_its_new_end_alone(
+    domain: Domain, accept: Accept, by: dt.timedelta
+) -> None:
+    (entry_id,) = set_aside(accept)
+    until = Entry.objects.get(pk=entry_id).expires_at + by
+    assert control.carry_out(Order(Action.EXPIRE, "root", expires_at=until), Entry.objects.all()).done == 1
+    entry = Entry.objects.get(pk=entry_id)
+    assert (entry.expires_at, entry.retry_at, entry.waits_for_host) == (until, until, True)
+    assert entry.next_attempt_at is not None and entry.next_attempt_at <= until
+
+
 def test_of_two_supplies_at_once_each_has_others(domain: Domain, accept: Accept) -> None:
     ids = [accept(f"n{number}@{DOMAIN}")[0] for number in range(6)]
     first, second = (dialup.Supply(name, [DOMAIN], dt.timedelta(minutes=1)) for name in ("one", "two"))

@@ -49,6 +49,8 @@ SEND: list[Row] = [
     ("POST", "/send", changed(R1_MAIL, body=["x"]), 422, "body"),
     ("POST", "/api/v1/send", without(R5_MAIL, "to"), 422, "to"),
     ("POST", "/api/v1/send", changed(R5_MAIL, html_body=["<p>x</p>"]), 422, "html_body"),
+    ("POST", "/api/v1/send", changed(R5_MAIL, html_body=5.5), 422, "html_body"),
+    ("POST", "/api/v1/send", changed(R5_MAIL, subject=7), 422, "subject"),
     ("POST", "/api/v1/send", changed(R5_MAIL, text_body={}), 422, "text_body"),
     ("POST", "/api/v1/send", changed(R5_MAIL, headers="X-Priority: 1"), 422, "headers"),
     ("POST", "/api/v1/send", changed(R5_MAIL, headers={"X-Priority": "1\r\nX-More: 2"}), 422, "headers.X-Priority"),
