@@ -14,6 +14,7 @@ from typing import Any
 import django
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # A slow machine is no fault of what is tested: nothing is judged by the time that it takes.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -68,6 +69,7 @@ django.setup()  # before the apps' own conftest files import models
 from django.test import TransactionTestCase  # noqa: E402
 
 from accounts.webhooks import outbox  # noqa: E402
+from mailflow import counters  # noqa: E402
 from mailproj.tests.emptying import empty_all_tables  # noqa: E402
 
 # It is what pytest-django runs after a test that commits; one that is rolled back has its own.
@@ -81,6 +83,12 @@ def _nobody_listens() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _nothing_is_counted() -> None:
+    """What earlier tests of the process counted belongs to no later one's figures."""
+    counters.forget()
+
+
+@pytest.fixture(autouse=True)
 def _no_search_for_static_files(settings: Any) -> None:
     """Each test client would look through all folders for them, which is two thirds of a request's time."""
     settings.WHITENOISE_USE_FINDERS = False
@@ -90,6 +98,26 @@ def _no_search_for_static_files(settings: Any) -> None:
 def _fast_passwords(settings: Any) -> None:
     """Argon2id at 64 MiB for every test user would be most of the run; its own tests set it back."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher", "accounts.hashers.Argon2idHasher"]
+
+
+@pytest.hookimpl(trylast=True)  # in the random order, and that of pytest-django
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that start whole systems."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+class ByModule(LoadScopeScheduling):  # type: ignore[misc]
+    """Keeps a module in one process, and all of the references, so that what they share is made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "references" if "/references/" in path else path
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is none to make
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule | None:
+    return ByModule(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -66,6 +66,12 @@ class Counters:
         if self._started:
             self.gauge(STARTED, time.time_ns() // 1_000_000)
 
+    def forget(self) -> None:
+        """Drop what was counted and is not written yet; each test begins so."""
+        self._sum_up()
+        with self._lock:
+            self._sums.clear()
+
     def add(self, name: str, amount: int = 1) -> None:
         # A deque's append needs no lock, which threads that count at the same time would wait for.
         self._counted.append((name, amount))
@@ -187,3 +193,4 @@ observe = _own.observe
 start = _own.start
 stop = _own.stop
 flush = _own.flush
+forget = _own.forget

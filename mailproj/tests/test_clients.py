@@ -22,7 +22,7 @@ import pytest
 from mailproj.tests.programs import find, node_environment, why_not
 from mailproj.tests.whole_system import System, database_settings, plan, wait_until
 
-pytestmark = pytest.mark.xdist_group("whole system")
+pytestmark = pytest.mark.slow
 
 HOST = "127.0.0.1"
 LOCAL = "user@example.com"

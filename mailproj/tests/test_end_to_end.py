@@ -19,7 +19,7 @@ from mailproj.tests.programs import why_not
 from mailproj.tests.whole_system import System, database_settings, is_alive, plan, wait_until
 from queue.tests.peers import Peer
 
-pytestmark = pytest.mark.xdist_group("whole system")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from mailproj.tests.starting import run
 from mailproj.tests.whole_system import System, database_settings, free_port, plan, wait_until
 from queue.tests.peers import Peer
 
-pytestmark = pytest.mark.xdist_group("whole system")
+pytestmark = pytest.mark.slow
 
 DOMAIN = "dialup.example"
 CALLER = r"\S+\[127\.0\.0\.1\]:\d+"  # what it called itself, and where from

@@ -16,7 +16,7 @@ from mailflow.certificates import ensure_self_signed
 from mailproj.tests import whole_system
 from mailproj.tests.whole_system import System, database_settings, wait_until
 
-pytestmark = pytest.mark.xdist_group("whole system")
+pytestmark = pytest.mark.slow
 
 MAIL = "Subject: live\r\n\r\nHello\r\n"
 

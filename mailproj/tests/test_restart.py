@@ -147,7 +147,6 @@ def test_a_watcher_hears_the_bell_again_after_redis_was_gone(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("whole system")
 def test_a_worker_restarts_by_the_api_and_a_change_outlives_the_system(tmp_path: Path) -> None:
     system = whole_system.plan(tmp_path / "data", **database_settings())
     system.start()

@@ -12,7 +12,7 @@ from mailproj.tests.references.example import MESSAGE_ID, NUMBER, Example, check
 from mailproj.tests.references.world import ADMIN, World
 from mailproj.tests.whole_system import is_alive, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("references")]
+pytestmark = pytest.mark.slow
 
 QUEUED = {"status": "queued", "message": str, "email_id": MESSAGE_ID}
 HEALTH = {"status": "healthy", "controller_running": True, "uptime_seconds": NUMBER, "emails_in_queue": int}

@@ -9,7 +9,7 @@ from mailproj.tests.references.example import MESSAGE_ID, NUMBER, TIME, Example,
 from mailproj.tests.references.world import World
 from mailproj.tests.whole_system import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("references")]
+pytestmark = pytest.mark.slow
 
 HEALTH = {"status": "healthy", "uptime_seconds": NUMBER, "active_connections": int}
 EMAIL = {"id": MESSAGE_ID, "sender": str, "recipient": str, "subject": str, "body": str, "received_at": TIME}

@@ -11,7 +11,7 @@ from mailproj.tests.references.example import ADDRESS, MESSAGE_ID, PAGE, TIME, E
 from mailproj.tests.references.world import PRICE, World
 from mailproj.tests.whole_system import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("references")]
+pytestmark = pytest.mark.slow
 
 DOMAIN = {
     "id": int, "name": str, "organization_id": int, "status": ("pending", "verified", "failed"), "is_active": bool,

@@ -14,7 +14,7 @@ from mailproj.tests.references.example import ADDRESS, MESSAGE_ID, NUMBER, TIME,
 from mailproj.tests.references.world import MEMBER_PASSWORD, World
 from mailproj.tests.whole_system import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("references")]
+pytestmark = pytest.mark.slow
 
 HEALTH = {
     "status": "healthy", "version": str, "uptime_seconds": NUMBER, "connections": {"active": int, "total": int},

@@ -13,7 +13,7 @@ import pytest
 from mailproj.tests.references.world import MEMBER_PASSWORD, World
 from mailproj.tests.starting import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("references")]
+pytestmark = pytest.mark.slow
 
 
 def user_cli(world: World, command: str) -> str:

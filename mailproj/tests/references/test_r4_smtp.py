@@ -18,7 +18,7 @@ from mailproj.tests.whole_system import wait_until
 from queue.tests.peers import Peer
 from queue.tests.turned import fetch_over
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("references")]
+pytestmark = pytest.mark.slow
 
 AUTH = "AUTH PLAIN AHVzZXJuYW1lAHBhc3N3b3Jk"
 LETTER = b"Subject: In chunks\r\n\r\n" + b"x" * 76 + b"\r\n"

@@ -17,7 +17,7 @@ from mailproj.tests.references.world import World
 from mailproj.tests.starting import run
 from mailproj.tests.whole_system import KEY, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("references")]
+pytestmark = pytest.mark.slow
 
 QUEUED = {"status": "queued", "message": "Email queued for delivery", "email_id": MESSAGE_ID}
 NAMES = {

@@ -15,7 +15,7 @@ from mailproj.tests.references.example import Example
 from mailproj.tests.references.world import ADMIN, World
 from mailproj.tests.references.wrong import check_problem
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("references")]
+pytestmark = pytest.mark.slow
 
 CREDENTIALS = re.compile(r"-u \S+ |-H \"X-API-Key: [^\"]+\" ")
 BODY = re.compile(r" -d '.*'", re.DOTALL)

@@ -12,7 +12,7 @@ import pytest
 from mailproj.tests.references.world import ADMIN, STRANGER, World
 from mailproj.tests.references.wrong import check_problem
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("references")]
+pytestmark = pytest.mark.slow
 
 MEMBER = "member"
 LONG = "x" * 5000  # in a body
