@@ -59,7 +59,7 @@ clean: ## Remove environment, caches, containers and image; data (var/, Docker's
 ##@ Tests
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests; pip is all they need, and what is skipped is listed
-	@$(PY) -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	@$(PY) -m pytest -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-bench
 test-bench: $(VENV)/.installed-dev ## Run each benchmark as small as it gets, one after the other
@@ -72,7 +72,7 @@ check: $(VENV)/.installed-dev ## Style, types, import rules, migrations, tests
 	$(PY) -m mypy
 	$(PY) scripts/lint_imports.py
 	$(PY) manage.py makemigrations --check --dry-run
-	$(PY) -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(PY) -m pytest -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-deps
 test-deps: ## Install with apt what tests and benchmarks use if it is there (Postfix, swaks, …)
