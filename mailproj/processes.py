@@ -11,9 +11,9 @@ SMTP = ("manage.py", "runsmtp")
 # Quiet (-q), since Celery's banner is no line of a JSON log.
 WORKER = (
     *("-m", "celery", "-q", "-A", "mailproj", "worker", "-P", "solo"),
-    *("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "info"),
+    *("--without-gossip", "--without-mingle", "--without-heartbeat"),
 )
-BEAT = ("-m", "celery", "-q", "-A", "mailproj", "beat", "-l", "info")
+BEAT = ("-m", "celery", "-q", "-A", "mailproj", "beat")
 MIGRATE = ("manage.py", "migrate", "--no-input")
 
 PROCESSES: dict[str, tuple[str, ...]] = {"web": WEB, "smtp": SMTP, "worker": WORKER, "beat": BEAT, "migrate": MIGRATE}
