@@ -10,6 +10,7 @@ import ipaddress
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 
 from accounts import idna
 
@@ -177,10 +178,8 @@ def parse_address(text: str, *, allow_utf8: bool = True) -> Address:
 
     Without `allow_utf8` what is not ASCII raises `NeedsUtf8`, in the domain too (RFC 6531 §3.3).
     """
-    if len(text) <= MAX_PATH_OCTETS and _PLAIN.match(text):
-        local_part, _, domain = text.rpartition("@")
-        if len(local_part) <= MAX_LOCAL_PART_OCTETS and max(map(len, domain.split("."))) <= 63:
-            return Address(local_part, domain)
+    if len(text) <= MAX_PATH_OCTETS and (plain := _plain_address(text)) is not None:
+        return plain
     if not (allow_utf8 or text.isascii()):
         raise NeedsUtf8("the address holds characters that need SMTPUTF8")
     local_part, at, domain = text.rpartition("@")
@@ -193,6 +192,17 @@ def parse_address(text: str, *, allow_utf8: bool = True) -> Address:
     if len(str(address).encode()) > MAX_PATH_OCTETS:
         raise InvalidName(f"the address is longer than {MAX_PATH_OCTETS} octets")
     return address
+
+
+@lru_cache(maxsize=4096)
+def _plain_address(text: str) -> Address | None:
+    """Return an address that needs no closer look, as nearly all are; the same ones come again and again."""
+    if not _PLAIN.match(text):
+        return None
+    local_part, _, domain = text.rpartition("@")
+    if len(local_part) > MAX_LOCAL_PART_OCTETS or max(map(len, domain.split("."))) > 63:
+        return None
+    return Address(local_part, domain)
 
 
 def _parse_local_part(text: str) -> str:

@@ -82,7 +82,7 @@ def read_ahead(parcels: Sequence[Parcel], octets: int) -> list[Parcel]:
             wanted[parcel.message_id] = parcel.size_octets
             octets -= parcel.size_octets
     contents = content.read_many(wanted) if wanted else {}
-    return [replace(parcel, content=contents.get(parcel.message_id)) for parcel in parcels]
+    return [parcel.with_content(contents.get(parcel.message_id)) for parcel in parcels]
 
 
 def sort(parcels: Iterable[Parcel]) -> Sorted:

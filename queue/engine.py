@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import logging
 import os
 import random
 import secrets
@@ -58,6 +59,7 @@ from queue.transports.sandbox import SandboxTransport
 from queue.transports.smtp import SmtpTransport
 
 logger = structlog.get_logger(__name__)
+_standard_logger = logging.getLogger(__name__)  # asked first: to have a line dropped by structlog is not free
 T = TypeVar("T")
 
 MAX_IN_FLIGHT = 5000  # entries under lease; more wait in the database
@@ -458,7 +460,9 @@ class Engine:
     def _settled(self, batch: Sequence[Result], new_ids: Sequence[int]) -> None:
         for result in batch:
             self._in_flight.pop(result.parcel.entry_id, None)
-            _log(result, self.worker)
+        if _standard_logger.isEnabledFor(logging.INFO):
+            for result in batch:
+                _log(result, self.worker)
         self._take_ring(new_ids)
         self._wake.set()
 

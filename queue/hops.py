@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from accounts.names import InvalidName, parse_domain
 
@@ -52,6 +53,7 @@ def parse_hop(text: str, default_port: int) -> tuple[str, int]:
         raise InvalidHop(str(error)) from None
 
 
+@lru_cache(maxsize=4096)
 def literal(text: str) -> str:
     """Return the address in `192.0.2.1`, `[192.0.2.1]` or `[IPv6:2001:db8::1]` in canonical form; empty for a name."""
     inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text

@@ -27,6 +27,8 @@ class Speed(enum.Enum):
     UNKNOWN = "unknown"
     SLOW = "slow"
 
+    __hash__ = object.__hash__  # each is itself and no other; Enum's own is written in Python, and asked all the time
+
 
 _SPEEDS = tuple(Speed)
 

@@ -14,6 +14,8 @@ class Verdict(enum.StrEnum):
     DEFER = "defer"
     REJECT = "reject"
 
+    __hash__ = str.__hash__  # Enum's own is written in Python, and decisions are looked up by their values
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
