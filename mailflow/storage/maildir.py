@@ -4,6 +4,8 @@ A message is written in `tmp`, synced, renamed into `new` (or `cur`, when it is 
 synced: whoever looks sees the whole message or none, and a crash leaves at most a file in `tmp` that other programs
 sweep away. The name comes from the copy, so a copy stored again after a crash is found and not doubled. The key holds
 neither `new`, `cur` nor flags: other programs may change these at any time.
+
+Paths are texts here: to make a `Path` of one takes as long as the system call that it is for.
 """
 
 from __future__ import annotations
@@ -38,17 +40,18 @@ class MaildirStorage:
 
     def put(self, copy: Copy) -> str:
         """Store durably. Raises `Unavailable` where the disk is full or refuses."""
-        key = os.path.join(  # noqa: PTH118  (an empty folder leaves no trace)
+        key = os.path.join(  # an empty folder leaves no trace
             user_directory(copy.user_address),
             folder_directory(copy.folder),
             base_name(copy.copy_id, copy.received_at, self._hostname),
         )
-        path = self._root / key
+        path = f"{self._root}/{key}"
         try:
             found = None if copy.is_new else _stored_before(path, copy.received_at)
             if found is None:
                 found = self._write(path, copy)
-            _sync_directory(found.parent)  # also for a file found: who put it there may have died before this
+            # Also for a file found: who put it there may have died before this.
+            _sync_directory(os.path.dirname(found))
         except OSError as error:
             raise Unavailable(_CANNOT_STORE, f"maildir: {error}") from error
         return key
@@ -56,18 +59,18 @@ class MaildirStorage:
     def read(self, key: str) -> bytes:
         """Return the octets. Raises `CopyMissing`, or `Unavailable` where the disk refuses."""
         try:
-            for path in _places(self._root / key):
+            for path in _places(f"{self._root}/{key}"):
                 with suppress(FileNotFoundError):  # moved between the look and the reading: the next look finds it
-                    return path.read_bytes()
+                    return Path(path).read_bytes()
         except OSError as error:
             raise Unavailable(_CANNOT_READ, f"maildir: {error}") from error
         raise CopyMissing(f"maildir holds no file {key}")
 
     def delete(self, key: str) -> None:
         try:
-            for path in _places(self._root / key):
+            for path in _places(f"{self._root}/{key}"):
                 with suppress(FileNotFoundError):
-                    path.unlink()
+                    os.unlink(path)
                     return
         except OSError as error:
             raise Unavailable(_CANNOT_STORE, f"maildir: {error}") from error
@@ -76,23 +79,23 @@ class MaildirStorage:
         for key in keys:
             self.delete(key)
         try:
-            for folder in {(self._root / key).parent for key in keys}:
+            for folder in {os.path.dirname(f"{self._root}/{key}") for key in keys}:
                 for part in ("new", "cur"):
                     with suppress(FileNotFoundError):
-                        _sync_directory(folder / part)
+                        _sync_directory(f"{folder}/{part}")
         except OSError as error:
             raise Unavailable(_CANNOT_STORE, f"maildir: {error}") from error
 
-    def _write(self, path: Path, copy: Copy) -> Path:
-        folder = path.parent
+    def _write(self, path: str, copy: Copy) -> str:
+        folder, name = os.path.split(path)
         # The name in tmp is nobody else's: a worker that takes over from one believed dead must not share its file.
-        temporary = folder / "tmp" / f"{path.name}.{secrets.token_hex(6)}"
+        temporary = f"{folder}/tmp/{name}.{secrets.token_hex(6)}"  # noqa: S108  (the Maildir's own)
         try:
             handle = _create(temporary)
         except FileNotFoundError:
-            self._make_folder(folder)
+            self._make_folder(Path(folder))
             handle = _create(temporary)
-        target = folder / "cur" / (path.name + SEEN) if copy.seen else folder / "new" / path.name
+        target = f"{folder}/cur/{name}{SEEN}" if copy.seen else f"{folder}/new/{name}"
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(copy.content)
@@ -100,10 +103,10 @@ class MaildirStorage:
                 received_at = copy.received_at.timestamp()
                 os.utime(handle, (received_at, received_at))  # what other programs show as the date of arrival
                 os.fsync(handle)
-            temporary.rename(target)
+            os.rename(temporary, target)
         except BaseException:
             with suppress(OSError):
-                temporary.unlink()
+                os.unlink(temporary)
             raise
         return target
 
@@ -122,17 +125,18 @@ class MaildirStorage:
         _sync_directory(self._root)
 
 
-def _create(path: Path) -> int:
+def _create(path: str) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def _stored_before(path: Path, received_at: dt.datetime) -> Path | None:
+def _stored_before(path: str, received_at: dt.datetime) -> str | None:
     """Return where an earlier `put` left the copy, if one did; two system calls in the usual case."""
-    new = path.parent / "new" / path.name
+    folder, name = os.path.split(path)
+    new = f"{folder}/new/{name}"
     if os.path.lexists(new):
         return new
     try:
-        changed_at = (path.parent / "cur").stat().st_mtime
+        changed_at = os.stat(f"{folder}/cur").st_mtime
     except FileNotFoundError:
         return None
     if changed_at < received_at.timestamp() - _CLOCK_SKEW_SECONDS:
@@ -140,31 +144,33 @@ def _stored_before(path: Path, received_at: dt.datetime) -> Path | None:
     return next(_likely_places(path), None)
 
 
-def _likely_places(path: Path) -> Iterator[Path]:
+def _likely_places(path: str) -> Iterator[str]:
     """Yield where the message is, trying the names it may have rather than listing its folder."""
-    new = path.parent / "new" / path.name
+    folder, name = os.path.split(path)
+    new = f"{folder}/new/{name}"
     if os.path.lexists(new):
         yield new
-    current = str(path.parent / "cur" / path.name)
+    current = f"{folder}/cur/{name}"
     for suffix in FLAG_SUFFIXES:
         if os.path.lexists(current + suffix):
-            yield Path(current + suffix)
+            yield current + suffix
 
 
-def _places(path: Path) -> Iterator[Path]:
+def _places(path: str) -> Iterator[str]:
     """Yield where the message is, whatever another program made of its flags, and again if it moves meanwhile."""
     for _ in range(_FOLLOW_ATTEMPTS):
         yield from _likely_places(path)
         yield from _listed_places(path)
 
 
-def _listed_places(path: Path) -> Iterator[Path]:
+def _listed_places(path: str) -> Iterator[str]:
+    folder, name = os.path.split(path)
     for part in ("new", "cur"):
-        with suppress(FileNotFoundError), os.scandir(path.parent / part) as entries:
-            yield from [Path(entry.path) for entry in entries if entry.name.partition(":")[0] == path.name]
+        with suppress(FileNotFoundError), os.scandir(f"{folder}/{part}") as entries:
+            yield from [entry.path for entry in entries if entry.name.partition(":")[0] == name]
 
 
-def _sync_directory(path: Path) -> None:
+def _sync_directory(path: str | Path) -> None:
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

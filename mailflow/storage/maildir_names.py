@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import itertools
+from functools import lru_cache
 from urllib.parse import quote
 
 INBOX = "INBOX"
@@ -26,6 +27,7 @@ FLAG_SUFFIXES = tuple(":2," + "".join(flags) for count in range(7) for flags in 
 SEEN = ":2,S"
 
 
+@lru_cache(maxsize=4096)
 def user_directory(address: str) -> str:
     """Return the directory of a user: the address itself, unless it holds something odd."""
     return _bounded(_hide_leading_dot(quote(address, safe="@+=", errors="surrogatepass")) or _MARK, MAX_USER)
@@ -45,8 +47,12 @@ def base_name(copy_id: str, received_at: dt.datetime, hostname: str) -> str:
     Where other programs put their process id stands the number of the copy: it is unique without asking anybody.
     """
     whole = received_at.replace(microsecond=0)
-    host = quote(hostname, safe="")[:MAX_HOSTNAME] or "localhost"
-    return f"{int(whole.timestamp())}.M{received_at.microsecond}P{_number(copy_id)}.{host}"
+    return f"{int(whole.timestamp())}.M{received_at.microsecond}P{_number(copy_id)}.{_host(hostname)}"
+
+
+@lru_cache(maxsize=16)
+def _host(hostname: str) -> str:
+    return quote(hostname, safe="")[:MAX_HOSTNAME] or "localhost"
 
 
 def _number(copy_id: str) -> int:
