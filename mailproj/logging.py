@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -21,15 +22,20 @@ def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 
 def _masked(key: str, value: Any) -> Any:
-    if _SECRET_KEYS.search(key) and value:
+    if value and _is_secret(key):
         return "********"
-    if isinstance(value, str):
-        return _SECRET_TEXT.sub("********", value)
+    if isinstance(value, str):  # few texts have what the expression begins with, and it is slow to find nothing
+        return _SECRET_TEXT.sub("********", value) if "sk_" in value or "://" in value else value
     if isinstance(value, dict):
         return {name: _masked(str(name), one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_masked("", one) for one in value]
     return value
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(key: str) -> bool:
+    return _SECRET_KEYS.search(key) is not None
 
 
 def _upper_level(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
