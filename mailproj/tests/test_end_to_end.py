@@ -9,7 +9,6 @@ import smtplib
 import subprocess
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -213,19 +212,3 @@ def test_a_process_that_is_killed_comes_back_and_mail_goes_on(system: System, na
 
     message_id = wait_until(sent)
     wait_until(lambda: status_of(system, message_id) == "delivered")
-
-
-def test_it_stops_within_ten_seconds_and_starts_again_on_the_same_data(tmp_path: Path) -> None:
-    found = plan(tmp_path / "data", **database_settings())
-    found.start()
-    message_id = send_by_http(found, "outside@foreign.example", "captured")
-    wait_until(lambda: status_of(found, message_id) == "delivered")
-    timeline = str(found.as_admin("GET", f"/api/v1/messages/{message_id}/timeline").json)
-    assert "captured by the sandbox" in timeline
-    pids = [found.pid(name) for name in ("web", "smtp", "worker", "beat", "redis")]
-    found.process.send_signal(signal.SIGINT)
-    assert found.wait(10) == 0
-    assert not any(is_alive(pid) for pid in pids)
-    found.start()
-    assert status_of(found, message_id) == "delivered"
-    assert found.stop() == 0
