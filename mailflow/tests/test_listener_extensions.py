@@ -1,4 +1,4 @@
-"""SMTPUTF8, DSN, DELIVERBY, limits, the PROXY protocol and more at the listener, over real sockets (contract §2)."""
+"""SMTPUTF8, DSN, DELIVERBY, the PROXY protocol and more at the listener, over real sockets (contract §2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import datetime as dt
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from django.utils import timezone
 from accounts.models import Domain, Organization, User
 from mailflow import content
 from mailflow.handoff import MemoryHandoff
-from mailflow.listener import conduct, door, ports, session
+from mailflow.listener import door, ports, session
 from mailflow.listener.server import Listener
 from mailflow.listener.session import Session
 from mailflow.models import Event, Message
@@ -244,89 +243,6 @@ def test_a_submission_bears_no_name_that_its_account_does_not_hold(
         event = Event.objects.get(rule=rule)
         assert (event.actor, event.sender, event.recipient) == ("alice", "alice@example.com", "a@foreign.example")
         assert event.organization_id is not None
-
-
-# --- limits -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def limited(settings: Any, **limits: int) -> Iterator[Listener]:
-    """A listener whose client is not exempt from the limits: these, and else none."""
-    settings.SMTP_PORT = settings.SMTPS_PORT = 0
-    settings.SMTP_RATE_LIMIT_EXEMPT = []
-    settings.SMTP_TARPIT_SECONDS = 0
-    for name in ("CONNECTIONS", "COMMANDS", "MESSAGES", "AUTH_FAILURES"):
-        setattr(settings, f"SMTP_RATE_LIMIT_{name}", 0)
-    for name, limit in limits.items():
-        setattr(settings, name, limit)
-    with running_listener() as running:
-        yield running
-
-
-@pytest.mark.parametrize(
-    ("name", "commands", "expected", "rule"),
-    [
-        ("CONNECTIONS", [], "", "limit.connections"),
-        ("COMMANDS", ["NOOP", "NOOP", "NOOP"], "421 4.7.0", "limit.commands"),
-        ("MESSAGES", ["EHLO x", *["MAIL FROM:<a@b.example>", "RSET"] * 2, "MAIL FROM:<a@b.example>"], "450 4.7.1",
-         "limit.messages"),
-        ("AUTH_FAILURES", ["EHLO x", *["AUTH PLAIN " + plain("alice", "guess")] * 2, AUTH], "421 4.7.0",
-         "limit.auth_failures"),
-        ("SENDER_MESSAGES", ["EHLO x", *["MAIL FROM:<a@b.example>", "RSET"] * 2, "MAIL FROM:<A@b.example>"],
-         "450 4.7.1", "limit.sender_messages"),
-        ("ACCOUNT_MESSAGES", ["EHLO x", AUTH, *["MAIL FROM:<alice@example.com>", "RSET"] * 2,
-                              "MAIL FROM:<alice@example.com>"], "450 4.7.1", "limit.account_messages"),
-    ],
-)  # fmt: skip
-def test_over_a_limit_the_reply_is_temporary_and_the_event_names_it(
-    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any,
-    name: str, commands: list[str], expected: str, rule: str,
-) -> None:  # fmt: skip
-    with limited(settings, **{f"SMTP_RATE_LIMIT_{name}": 2}) as listener:
-        if not commands:
-            for _ in range(2):
-                with connect(listener) as client:
-                    assert client.greeting.startswith("220")
-            with connect(listener) as client:
-                assert client.greeting.startswith("421 4.7.0")
-        else:
-            with connect(listener) as client:
-                assert [client.ask(command) for command in commands][-1].startswith(expected)
-        until(lambda: Event.objects.filter(rule=rule).exists())
-        event = Event.objects.get(rule=rule)
-        assert event.client_address == "127.0.0.1"
-        assert f"SMTP_RATE_LIMIT_{name}" in event.summary
-
-
-def test_strangers_who_write_as_an_account_cost_it_none_of_its_mail(
-    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
-) -> None:
-    with limited(settings, SMTP_RATE_LIMIT_SENDER_MESSAGES=2) as listener:
-        with connect(listener) as stranger:
-            stranger.ask("EHLO x")
-            answers = [stranger.ask(text)[:3] for text in ["MAIL FROM:<alice@example.com>", "RSET"] * 3]
-            assert answers == ["250", "250", "250", "250", "450", "250"]
-        with connect(listener) as client:
-            client.ask("EHLO x")
-            client.ask(AUTH)
-            answers = [client.ask(text)[:3] for text in ["MAIL FROM:<alice@example.com>", "RSET"] * 3]
-            assert answers == ["250", "250", "250", "250", "450", "250"]
-
-
-def test_who_errs_often_waits_for_each_further_answer(
-    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
-) -> None:
-    with limited(settings) as listener:
-        listener.tarpit_seconds = 3600
-        with connect(listener) as client:
-            for _ in range(conduct.TIRESOME_COMMANDS):
-                assert client.ask("NOSUCH").startswith("500")
-            client.send(b"NOSUCH\r\n")
-            client.socket.settimeout(0.3)
-            with pytest.raises(TimeoutError):
-                client.socket.recv(1)
-            with connect(listener) as other:  # nobody else waits
-                assert send_mail(other).startswith("250")
 
 
 # --- strangers --------------------------------------------------------------------------------------------------------
