@@ -157,7 +157,7 @@ def deliver_ours(group: Sequence[tuple[Parcel, Resolution]]) -> list[Result]:
 async def deliver_foreign(
     parcels: Sequence[Parcel], octets: bytes, *, router: Router, signer: Signer, transport: Transport
 ) -> list[Result]:
-    """Steps 3 and 4 for one message to recipients who share a way: find it, sign what is ours, and go it."""
+    """Steps 3 and 4 for one message to recipients of one domain: find the way, sign what is ours, and go it."""
     started_at = timezone.now()
     first = parcels[0]
     if is_only_woken(first, started_at):  # its deadline passed in the lane, and is that of all recipients

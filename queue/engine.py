@@ -165,7 +165,6 @@ class Engine:
             steady=self._loop.time,
             kept=lambda domain: self._transport.kept(domain) if isinstance(self._transport, SmtpTransport) else 0,
             trim=self._trim,
-            go_together=lambda one, other: isinstance(self._router, Router) and self._router.go_together(one, other),
         )
         self._beats = Beats(
             self.worker,
@@ -203,7 +202,6 @@ class Engine:
             )
         ]
         if isinstance(self._router, Router):
-            await self._router.begin()
             helpers.append(asyncio.create_task(self._router.keep_up()))
         await self._claim_forever()
         await self._finish()
@@ -443,8 +441,7 @@ class Engine:
             logger.exception("queue.delivery_failed", message_id=first.message_id, trace_id=first.trace_id)
             self._ended([delivery.trouble(parcel, started_at, "smtp", error) for parcel in parcels])
         finally:
-            of_domain = [result for result in results if result.parcel.domain == first.domain]
-            self._pacer.end(number, [result.outcome for result in of_domain if result.is_attempt])
+            self._pacer.end(number, [result.outcome for result in results if result.is_attempt])
             self._loaded_octets -= sum(len(parcel.content or b"") for parcel in parcels)
             if self._pacer.others or self._pacer.lanes.is_hungry:
                 self._wake.set()  # perhaps there is room again

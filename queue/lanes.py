@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from queue.claim import Parcel
@@ -106,7 +106,6 @@ class Lanes:
         self._turn = 0
         self._full: dict[bool, set[str]] = {False: set(), True: set()}  # by whether retries are meant
         self._hungry: OrderedDict[str, None] = OrderedDict()
-        self._domains: dict[str, dict[str, int]] = {}  # by message: where it waits, and how many of its parcels do
 
     def __contains__(self, domain: object) -> bool:
         return domain in self._lanes
@@ -135,8 +134,6 @@ class Lanes:
         kind = lane.retries if retry else lane.first
         kind.append(parcel)
         self.waiting += 1
-        domains = self._domains.setdefault(parcel.message_id, {})
-        domains[parcel.domain] = domains.get(parcel.domain, 0) + 1
         if len(kind) >= MAX_WAITING:
             self._full[retry].add(parcel.domain)
             lane.has_more = True
@@ -165,41 +162,6 @@ class Lanes:
                 self._ready[speed].move_to_end(domain)
                 return self._take(domain)
         return None
-
-    def take_along(self, taken: Sequence[Parcel], goes_the_same_way: Callable[[Parcel], bool]) -> list[Parcel]:
-        """Take out recipients of the message in other domains, where they are next and may begin; not a word is said
-        to their own hosts, so nothing of their domains is used up."""
-        first = taken[0]
-        others = [domain for domain in self._domains.get(first.message_id, ()) if domain != first.domain]
-        found: dict[str, Parcel] = {}
-        for domain in others:
-            lane = self._lanes[domain]
-            for waiting in (lane.first, lane.retries):
-                while (
-                    waiting
-                    and lane.may_begin
-                    and lane.messages is None
-                    and len(taken) + len(found) < MAX_JOB_RECIPIENTS
-                    and _travel_together(waiting[0], first)
-                    and waiting[0].recipient not in found
-                    and goes_the_same_way(waiting[0])
-                ):
-                    parcel = waiting.popleft()
-                    found[parcel.recipient] = parcel
-            self._update(domain, lane)
-        self._count_out(list(found.values()))
-        return list(found.values())
-
-    def _count_out(self, parcels: Sequence[Parcel]) -> None:
-        """Count parcels out that wait no more."""
-        self.waiting -= len(parcels)
-        for parcel in parcels:
-            domains = self._domains[parcel.message_id]
-            domains[parcel.domain] -= 1
-            if not domains[parcel.domain]:
-                del domains[parcel.domain]
-                if not domains:
-                    del self._domains[parcel.message_id]
 
     def ended(self, domain: str, *, was_retry: bool) -> None:
         """Count a delivery out."""
@@ -241,7 +203,7 @@ class Lanes:
         if taken:
             lane.first = deque(parcel for parcel in lane.first if not is_meant(parcel))
             lane.retries = deque(parcel for parcel in lane.retries if not is_meant(parcel))
-            self._count_out(taken)
+            self.waiting -= len(taken)
             self._update(domain, lane)
         return taken
 
@@ -252,7 +214,7 @@ class Lanes:
     def _take(self, domain: str) -> list[Parcel]:
         lane = self._lanes[domain]
         parcels = lane.take()
-        self._count_out(parcels)
+        self.waiting -= len(parcels)
         self._running[lane.speed] += 1
         self._update(domain, lane)
         return parcels

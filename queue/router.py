@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -17,7 +16,6 @@ from django.db import Error
 
 from accounts.dns.base import Resolver
 from queue import routing, smarthosts
-from queue.claim import Parcel
 from queue.hops import Destination
 from queue.outcome import Outcome, deferred
 from queue.routing import RoutingPolicy
@@ -77,26 +75,6 @@ class Router:
             logger.error("queue.routes_not_read", cause=f"{type(error).__name__}: {error}")
             words = "the smarthosts and TLS policies cannot be read from the database"
             return deferred(words, transport=routing.TRANSPORT, enhanced_code="4.3.0")
-
-    async def begin(self) -> None:
-        """Read the overrides, so that what comes first knows them too."""
-        with suppress(Error):  # whoever asks the way asks again
-            await self._current_overrides()
-
-    def go_together(self, one: Parcel, other: Parcel) -> bool:
-        """Whether the recipients' mail goes by one and the same smarthost, or by the way that a person chose for both.
-
-        Where the smarthosts were not read yet, nobody can say so.
-        """
-        if one.route or other.route:
-            return one.route == other.route
-        if self._overrides is None or one.host is not None or other.host is not None:
-            return False
-        ways = [
-            self._overrides.find(Destination(parcel.domain, parcel.organization_id)) or self._policy.smarthost
-            for parcel in (one, other)
-        ]
-        return ways[0] is not None and ways[0] is ways[1]
 
     async def keep_up(self) -> None:
         """Write figures down, and fetch policies again in time; runs until it is cancelled."""

@@ -11,7 +11,6 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from queue.claim import Parcel
 from queue.finding import Closed
@@ -47,7 +46,7 @@ class _View:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A delivery that runs, and counts for the domain of its first parcel; `began` by the steady clock."""
+    """A delivery that runs; `began` by the steady clock."""
 
     parcels: Sequence[Parcel]
     since: dt.datetime
@@ -63,8 +62,7 @@ class Pacer:
     """`wall` and `steady` are the clocks: the time of day, and seconds that never jump.
 
     `kept` answers how many idle connections the transport keeps open for a domain, `trim` lets it keep no more than so
-    many: they are connections of the destination, too. `go_together` says of two recipients of a message in different
-    domains whether one host takes the mail for both.
+    many: they are connections of the destination, too.
     """
 
     def __init__(
@@ -76,7 +74,6 @@ class Pacer:
         steady: Callable[[], float],
         kept: Callable[[str], int] = lambda _: 0,
         trim: Callable[[str, int], None] = lambda _domain, _count: None,
-        go_together: Callable[[Parcel, Parcel], bool] = lambda _one, _other: False,
         chance: random.Random | None = None,
     ) -> None:
         self.lanes = Lanes(max_running)
@@ -85,7 +82,7 @@ class Pacer:
         self.others = 0  # workers that are alive
         self.holds_until = 0.0  # by the steady clock: later than that, our slots may be others'
         self._wall, self._steady = wall, steady
-        self._kept, self._trim, self._go_together = kept, trim, go_together
+        self._kept, self._trim = kept, trim
         self._chance = chance or random.Random()  # noqa: S311  (spreads load, keeps no secret)
         self._views: dict[str, _View] = {}
         self._speeds: OrderedDict[str, Speed] = OrderedDict()
@@ -132,7 +129,6 @@ class Pacer:
         parcels = self.lanes.next()
         if parcels is None:
             return None
-        parcels += self.lanes.take_along(parcels, partial(self._go_together, parcels[0]))
         view = self._views.get(parcels[0].domain)
         if view is not None and view.messages is not None:
             view.messages -= 1

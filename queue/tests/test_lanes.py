@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -137,48 +136,3 @@ def test_known_slow_domains_take_half_of_all_deliveries_at_most() -> None:
         lanes.add(parcel(f"a@new{number}.test"))
         lanes.give(f"new{number}.test", limit=1, messages=None, speed=Speed.UNKNOWN)
     assert len(begun(lanes)) == 8
-
-
-def recipients(parcels: Sequence[Parcel] | None) -> list[str]:
-    return [one.recipient for one in parcels or ()]
-
-
-def test_recipients_in_other_domains_come_along_where_they_are_next_and_go_the_same_way() -> None:
-    lanes = lanes_with(parcel("a@x.test"), parcel("b@y.test"), parcel("c@y.test", "msg_2"), parcel("d@y.test"))
-    for one in (parcel("e@z.test"), parcel("f@other.test"), parcel("g@chosen.test", route="relay.test")):
-        lanes.add(one)
-        lanes.give(one.domain, limit=1, messages=None, speed=Speed.FAST)
-    lanes.give("x.test", limit=1, messages=None, speed=Speed.FAST)
-    lanes.give("y.test", limit=0, messages=None, speed=Speed.FAST)
-    first = []
-    while (taken := lanes.next()) and taken[0].recipient != "a@x.test":
-        first += taken
-    assert taken is not None
-    lanes.give("y.test", limit=1, messages=None, speed=Speed.FAST)
-    along = lanes.take_along(taken, lambda one: one.domain != "other.test")
-    assert recipients(taken) == ["a@x.test"]
-    # d@y.test stands behind another message; whoever began before did so alone.
-    assert set(recipients(along)) == {"b@y.test", "e@z.test"} - set(recipients(first))
-    assert recipients(lanes.next()) in (["c@y.test"], ["f@other.test"], ["g@chosen.test"])
-
-
-@pytest.mark.parametrize("terms", [{"limit": 0, "messages": None}, {"limit": 1, "messages": 5}])
-def test_who_waits_for_a_pause_or_is_counted_does_not_come_along(terms: dict[str, Any]) -> None:
-    lanes = lanes_with(parcel("a@x.test"), limit=1)
-    lanes.add(parcel("b@y.test"))
-    taken = lanes.next()
-    lanes.give("y.test", speed=Speed.FAST, **terms)
-    assert taken is not None and lanes.take_along(taken, lambda _: True) == []
-
-
-def test_a_recipient_that_is_there_twice_comes_along_once_and_a_lane_that_is_empty_goes() -> None:
-    lanes = lanes_with(parcel("a@x.test"), limit=1)
-    for one in (parcel("b@y.test"), parcel("b@y.test"), parcel("c@z.test")):
-        lanes.add(one)
-    taken = lanes.next()
-    for domain in ("y.test", "z.test"):
-        lanes.give(domain, limit=1, messages=None, speed=Speed.FAST)
-    assert taken is not None
-    assert sorted(recipients(lanes.take_along(taken, lambda _: True))) == ["b@y.test", "c@z.test"]
-    assert lanes.waiting == 1 and "z.test" not in lanes
-    assert recipients(lanes.empty()) == ["b@y.test"] and lanes.waiting == 0
