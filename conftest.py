@@ -115,7 +115,7 @@ class ByModule(LoadScopeScheduling):  # type: ignore[misc]
         return "references" if "/references/" in path else path
 
 
-@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is none to make
+@pytest.hookimpl(optionalhook=True)  # with `-p no:xdist` nobody knows it
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule | None:
     return ByModule(config, log) if config.getvalue("dist") == "loadscope" else None
 

@@ -1,7 +1,7 @@
 """Django's middleware for browsers, which steps aside for programs: a request to the API that has no cookie.
 
-Such a request has no session, and nobody would read a message. Who comes with a cookie, or asks for a page, gets all
-of it; Django's protection against forged requests is asked by everybody.
+Such a request has no session, and nobody would read a message. Who comes with a cookie, or to a page of the admin, gets
+all of it; Django's protection against forged requests is asked by everybody.
 """
 
 from __future__ import annotations

