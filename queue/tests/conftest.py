@@ -94,6 +94,16 @@ def open_entries() -> int:
 
 
 @pytest.fixture
+def plans_for_a_tiny_table(postgresql_only: None) -> Iterator[None]:
+    """PostgreSQL plans as for a table that it takes for tiny: there a subquery may be carried out for each row."""
+    with connection.cursor() as cursor:
+        for kind in ("hashjoin", "mergejoin", "hashagg", "sort", "material"):
+            cursor.execute(f"SET enable_{kind} = off")
+    yield
+    connection.close()
+
+
+@pytest.fixture
 def postgresql_only() -> None:
     if connection.vendor != "postgresql":
-        pytest.skip("PostgreSQL's row locks are what is tested")
+        pytest.skip("PostgreSQL's row locks and plans are what is tested")

@@ -130,20 +130,9 @@ def test_many_workers_at_once_share_the_entries_without_overlap(alice: User, acc
 
 @pytest.mark.parametrize("with_ids", [True, False])
 def test_a_claim_takes_no_more_than_its_limit_whatever_the_plan(
-    alice: User, accept: Callable[..., list[int]], with_ids: bool
+    plans_for_a_tiny_table: None, alice: User, accept: Callable[..., list[int]], with_ids: bool
 ) -> None:
-    """As PostgreSQL plans it for a table it takes for tiny, a subquery is carried out for each row."""
-    if connection.vendor != "postgresql":
-        pytest.skip("a statement has no plans to choose from on SQLite")
     ids = accept(*(f"r{number}@x.example" for number in range(6)))
-    with connection.cursor() as cursor:
-        for kind in ("hashjoin", "mergejoin", "hashagg", "sort", "material"):
-            cursor.execute(f"SET enable_{kind} = off")
     now = timezone.now()
-    try:
-        taken = [
-            claim.claim("one", limit=2, now=now, lease=LEASE, entry_ids=ids if with_ids else None) for _ in ids[::2]
-        ]
-    finally:
-        connection.close()
+    taken = [claim.claim("one", limit=2, now=now, lease=LEASE, entry_ids=ids if with_ids else None) for _ in ids[::2]]
     assert [len(parcels) for parcels in taken] == [2, 2, 2]

@@ -182,6 +182,12 @@ def test_a_courier_that_stops_gives_back_what_it_could_not_end() -> None:
     assert delivery.next_attempt_at is not None and delivery.next_attempt_at <= timezone.now()
 
 
+def test_no_endpoint_has_more_under_way_than_it_may_whatever_the_plan(plans_for_a_tiny_table: None) -> None:
+    told(endpoint_at("http://127.0.0.1:9/"), 6)
+    terms: dict[str, Any] = {"now": timezone.now(), "lease": dt.timedelta(seconds=60), "a_endpoint": 2, "running": {}}
+    assert [len(deliveries.claim("one", **terms)) for _ in range(4)] == [2, 2, 2, 0]
+
+
 def test_a_late_failure_of_another_workers_delivery_changes_nothing_a_late_success_does() -> None:
     endpoint = endpoint_at("http://127.0.0.1:9/")
     [delivery] = told(endpoint)

@@ -360,6 +360,14 @@ def test_mail_that_waits_for_its_host_is_woken_at_its_new_end_alone(
     assert last_waking() == before
 
 
+def test_a_supply_takes_no_more_than_it_was_asked_for_whatever_the_plan(
+    plans_for_a_tiny_table: None, domain: Domain, accept: Accept
+) -> None:
+    accept(*(f"n{number}@{DOMAIN}" for number in range(6)))
+    supply = dialup.Supply("w", [DOMAIN], dt.timedelta(minutes=1))
+    assert [len(supply.take(2)) for _ in range(4)] == [2, 2, 2, 0]
+
+
 def test_of_two_supplies_at_once_each_has_others(domain: Domain, accept: Accept) -> None:
     ids = [accept(f"n{number}@{DOMAIN}")[0] for number in range(6)]
     first, second = (dialup.Supply(name, [DOMAIN], dt.timedelta(minutes=1)) for name in ("one", "two"))
