@@ -10,7 +10,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from mailflow import mime
-from mailflow.api.fields import Base64Field
+from mailflow.api.fields import Base64Field, TextField
 from mailflow.mime import Attachment, InvalidAttachment
 
 UNKNOWN_TYPE = "application/octet-stream"
@@ -19,10 +19,10 @@ UNKNOWN_TYPE = "application/octet-stream"
 class AttachmentBody(serializers.Serializer[Any]):
     """One file. With `content_id` it is shown inside the HTML, where an image is named as `cid:…`."""
 
-    filename = serializers.CharField(max_length=255)
+    filename = TextField(max_length=255)
     content = Base64Field(help_text="In base64.")
-    content_type = serializers.CharField(required=False, max_length=300, help_text="Without it: by the file's name.")
-    content_id = serializers.CharField(required=False, max_length=mime.MAX_CONTENT_ID)
+    content_type = TextField(required=False, max_length=300, help_text="Without it: by the file's name.")
+    content_id = TextField(required=False, max_length=mime.MAX_CONTENT_ID)
 
 
 @extend_schema_field(AttachmentBody(many=True))

@@ -120,12 +120,17 @@ class Base64Field(serializers.CharField):
             raise serializers.ValidationError("This is not valid base64.") from None
 
 
+class TagField(serializers.RegexField):
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
 class TagsField(serializers.ListField):
     """Words to find a message by, each once; one word is a list of one."""
 
-    child = serializers.RegexField(
-        TAG, error_messages={"invalid": "A tag has 1 to 64 letters, digits or . _ : - signs."}
-    )
+    child = TagField(TAG, error_messages={"invalid": "A tag has 1 to 64 letters, digits or . _ : - signs."})
 
     def to_internal_value(self, data: Any) -> Any:
         found = list(dict.fromkeys(super().to_internal_value([data] if isinstance(data, str) else data)))
