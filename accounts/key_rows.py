@@ -10,14 +10,13 @@ import threading
 from collections import OrderedDict
 from typing import Any, TypeVar
 
-from django.db import connection
 from django.db.models import Model, Q, QuerySet
 from django.db.models.base import ModelState
 
 from accounts.models import ApiKey
+from accounts.prepared import PreparedOne
 
 MAX_REMEMBERED = 10_000
-_MARK = "sk_live_?"  # stands for the prefix in the statement that is kept
 
 Columns = tuple[Any, ...]
 Row = TypeVar("Row", bound=Model)
@@ -28,11 +27,10 @@ class _Remembered:
 
     def __init__(self) -> None:
         self._rows: OrderedDict[str, tuple[Columns, ApiKey]] = OrderedDict()
-        self._statement: tuple[str, tuple[Any, ...]] | None = None
         self._lock = threading.Lock()
 
     def find(self, prefix: str) -> ApiKey | None:
-        columns = self._columns(prefix)
+        columns = _PREPARED.columns(prefix)
         if columns is None:
             return None
         with self._lock:
@@ -48,20 +46,13 @@ class _Remembered:
                     self._rows.popitem(last=False)
         return _copied(found) if found is not None else None
 
-    def _columns(self, prefix: str) -> Columns | None:
-        """Read all columns of the three rows with the ORM's own statement."""
-        if self._statement is None:
-            self._statement = _rows(_MARK)[:1].query.sql_with_params()
-        statement, parameters = self._statement
-        with connection.cursor() as cursor:
-            cursor.execute(statement, [prefix if one == _MARK else one for one in parameters])
-            row: Columns | None = cursor.fetchone()
-        return row
-
 
 def _rows(prefix: str) -> QuerySet[ApiKey]:
     by_text = Q(prefix=prefix) | Q(previous_prefix=prefix)
     return ApiKey.objects.select_related("user__organization").filter(by_text).order_by("pk")
+
+
+_PREPARED = PreparedOne(_rows)
 
 
 def _copied(key: ApiKey) -> ApiKey:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from accounts.models import Alias, Domain, Organization
-from accounts.prepared import Prepared
+from accounts.prepared import Prepared, PreparedOne
 
 pytestmark = pytest.mark.django_db
 
@@ -58,3 +58,20 @@ def test_what_the_database_keeps_as_text_comes_as_the_field_has_it() -> None:
 def test_what_is_no_query_over_one_list_is_an_error_at_once(build: Any) -> None:
     with pytest.raises(ValueError, match="not a query over one list"):
         Prepared(build).rows(["a.example"])
+
+
+def test_a_query_about_one_value_takes_it_wherever_it_stands(django_assert_num_queries: Any) -> None:
+    domains("a.example", "b.example", next_hop="a.example")
+    by_either = PreparedOne(lambda name: Domain.objects.filter(Q(name=name) | Q(next_hop=name)).order_by("-name"))
+    with django_assert_num_queries(1):
+        found = by_either.columns("a.example")
+    assert found is not None and "b.example" in found and by_either.columns("%s") is None
+    names = PreparedOne(lambda name: Domain.objects.filter(name=name).values_list("name", "created_at"))
+    assert names.row("b.example") == Domain.objects.filter(name="b.example").values_list("name", "created_at").get()
+
+
+def test_a_query_about_nothing_is_asked_anew_each_time() -> None:
+    newest = PreparedOne(lambda _: Domain.objects.order_by("-name").values_list("name"))
+    assert newest.row() is None
+    domains("a.example", "b.example")
+    assert newest.row() == ("b.example",)

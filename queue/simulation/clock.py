@@ -15,17 +15,19 @@ from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
+from accounts.prepared import PreparedOne
 from queue.models import Entry, SandboxClock
 
 REAL_TIME = dt.timedelta(0)
 TRUST_SECONDS = 1.0
 _MOVED = ("created_at", "expires_at", "deliver_by_at", "retry_at", "delay_told_at")
+_AHEAD = PreparedOne(lambda _: SandboxClock.objects.filter(pk=SandboxClock.ROW).values_list("ahead"))
 
 
 def ahead() -> dt.timedelta:
     """Return how far the clock is ahead of real time; one query."""
-    found = SandboxClock.objects.filter(pk=SandboxClock.ROW).values_list("ahead", flat=True).first()
-    return found or REAL_TIME
+    row = _AHEAD.row()
+    return row[0] if row else REAL_TIME
 
 
 def held_ahead() -> dt.timedelta:
