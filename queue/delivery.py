@@ -8,7 +8,7 @@ unexpectedly is deferred, never lost: its lease runs out, or its result says so.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -34,7 +34,8 @@ from queue.transports.content import is_tls_optional
 
 logger = structlog.get_logger(__name__)
 T = TypeVar("T")
-Router = Callable[[Destination], Awaitable[Route | Outcome]]  # to the way there, or to why there is none
+# From the destinations of one message to the way to each, or to why there is none; the same object for the same way.
+Router = Callable[[Sequence[Destination]], Awaitable[Mapping[Destination, Route | Outcome]]]
 
 MAX_CLAIMS = 5  # without a word of how it ended; the next worker makes no attempt
 MAX_READ_AHEAD_OCTETS = 256 << 10
@@ -156,25 +157,39 @@ def deliver_ours(group: Sequence[tuple[Parcel, Resolution]]) -> list[Result]:
 
 async def deliver_foreign(
     parcels: Sequence[Parcel], octets: bytes, *, router: Router, signer: Signer, transport: Transport
-) -> list[Result]:
-    """Steps 3 and 4 for one message to recipients of one domain: find the way, sign what is ours, and go it."""
+) -> AsyncIterator[list[Result]]:
+    """Steps 3 and 4 for one message: find the ways, sign what is ours, and go them, each in a transaction.
+
+    Yields the results of each way as it ends. Mostly there is one: of a domain's recipients, or of all by one relay.
+    """
     started_at = timezone.now()
-    first = parcels[0]
-    if is_only_woken(first, started_at):  # its deadline passed in the lane, and is that of all recipients
-        return [without_attempt(parcel, started_at) for parcel in parcels]
-    route = await router(_destination(first, octets))
-    signed = NOT_ASKED if isinstance(route, Outcome) else await signer.sign(first, octets)
-    outcomes = await _carry(parcels, signed.fields + octets, signed.obstacle or route, transport)
-    return [_result(parcel, outcomes[parcel.recipient], started_at, signed.words) for parcel in parcels]
+    late = [parcel for parcel in parcels if is_only_woken(parcel, started_at)]  # the deadline passed in the lane
+    if late:
+        yield [without_attempt(parcel, started_at) for parcel in late]
+        parcels = [parcel for parcel in parcels if not is_only_woken(parcel, started_at)]
+    if not parcels:
+        return
+    is_optional = is_tls_optional(octets)
+    destinations = [destination_of(parcel, is_tls_optional=is_optional) for parcel in parcels]
+    routes = await router(destinations)
+    ways: dict[int, tuple[Route | Outcome, list[Parcel]]] = {}
+    for parcel, to in zip(parcels, destinations, strict=True):
+        ways.setdefault(id(routes[to]), (routes[to], []))[1].append(parcel)
+    has_way = any(isinstance(route, Route) for route in routes.values())
+    signed = await signer.sign(parcels[0], octets) if has_way else NOT_ASKED
+    for route, group in ways.values():
+        answer = route if isinstance(route, Outcome) else signed.obstacle or route
+        outcomes = await _carry(group, signed.fields + octets, answer, transport)
+        yield [_result(parcel, outcomes[parcel.recipient], started_at, signed.words) for parcel in group]
 
 
-def _destination(parcel: Parcel, octets: bytes) -> Destination:
+def destination_of(parcel: Parcel, *, is_tls_optional: bool = False) -> Destination:
     """A report about mail that required TLS is not thrown away where it cannot have that (RFC 8689 §5)."""
     return Destination(
         parcel.domain,
         parcel.organization_id,
         parcel.route,
-        is_tls_optional=not parcel.requires_tls and is_tls_optional(octets),
+        is_tls_optional=is_tls_optional and not parcel.requires_tls,
         requires_tls=parcel.requires_tls and bool(parcel.reverse_path),
         own_host=parcel.host,
     )

@@ -41,6 +41,7 @@ from queue.beside import Beside
 from queue.claim import Parcel
 from queue.finding import KINDS, Finder, Found
 from queue.hops import Destination
+from queue.outcome import Outcome
 from queue.pacing import inheritance, ledger, warmup
 from queue.pacing.beats import Beats
 from queue.pacing.ledger import Grant, Want
@@ -165,6 +166,7 @@ class Engine:
             steady=self._loop.time,
             kept=lambda domain: self._transport.kept(domain) if isinstance(self._transport, SmtpTransport) else 0,
             trim=self._trim,
+            companions=self._companions,
         )
         self._beats = Beats(
             self.worker,
@@ -202,6 +204,7 @@ class Engine:
             )
         ]
         if isinstance(self._router, Router):
+            await self._router.begin()
             helpers.append(asyncio.create_task(self._router.keep_up()))
         await self._claim_forever()
         await self._finish()
@@ -421,6 +424,11 @@ class Engine:
         while not self._stopping and (begun := self._pacer.begin()) is not None:
             self._spawn(self._deliver_foreign(*begun))
 
+    def _companions(self, first: Parcel) -> Callable[[Parcel], bool] | None:
+        """Return what tells whether another recipient's mail goes by the relay of this one's (`queue.router`)."""
+        goes = self._router.companions(delivery.destination_of(first)) if isinstance(self._router, Router) else None
+        return None if goes is None else lambda parcel: goes(delivery.destination_of(parcel))
+
     async def _deliver_foreign(self, number: int, parcels: list[Parcel]) -> None:
         first = parcels[0]
         started_at = timezone.now()
@@ -433,15 +441,19 @@ class Engine:
             if octets is None:
                 self._ended([delivery.content_missing(parcel, started_at) for parcel in parcels])
                 return
-            results = await delivery.deliver_foreign(
+            async for ended in delivery.deliver_foreign(
                 parcels, octets, router=self._router, signer=self._signer, transport=self._transport
-            )
-            self._ended(results)
+            ):
+                results += ended
+                self._ended(ended)
         except Exception as error:
             logger.exception("queue.delivery_failed", message_id=first.message_id, trace_id=first.trace_id)
-            self._ended([delivery.trouble(parcel, started_at, "smtp", error) for parcel in parcels])
+            done = {result.parcel.entry_id for result in results}
+            left = [parcel for parcel in parcels if parcel.entry_id not in done]
+            self._ended([delivery.trouble(parcel, started_at, "smtp", error) for parcel in left])
         finally:
-            self._pacer.end(number, [result.outcome for result in results if result.is_attempt])
+            of_domain = [result for result in results if result.parcel.domain == first.domain and result.is_attempt]
+            self._pacer.end(number, [result.outcome for result in of_domain])
             self._loaded_octets -= sum(len(parcel.content or b"") for parcel in parcels)
             if self._pacer.others or self._pacer.lanes.is_hungry:
                 self._wake.set()  # perhaps there is room again
@@ -634,8 +646,8 @@ def _is_simulated(parcel: Parcel) -> bool:
     return parcel.is_sandbox or settings.DELIVERY_MODE == "sandbox"
 
 
-async def _nowhere(_to: Destination) -> Route:
-    return Route(())
+async def _nowhere(destinations: Sequence[Destination]) -> dict[Destination, Route | Outcome]:
+    return dict.fromkeys(destinations, Route(()))
 
 
 _engines = OneAProcess(Engine)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from queue.claim import Parcel
@@ -106,6 +106,7 @@ class Lanes:
         self._turn = 0
         self._full: dict[bool, set[str]] = {False: set(), True: set()}  # by whether retries are meant
         self._hungry: OrderedDict[str, None] = OrderedDict()
+        self._domains: dict[str, dict[str, int]] = {}  # by message: where it waits, and how many of its parcels do
 
     def __contains__(self, domain: object) -> bool:
         return domain in self._lanes
@@ -134,6 +135,8 @@ class Lanes:
         kind = lane.retries if retry else lane.first
         kind.append(parcel)
         self.waiting += 1
+        domains = self._domains.setdefault(parcel.message_id, {})
+        domains[parcel.domain] = domains.get(parcel.domain, 0) + 1
         if len(kind) >= MAX_WAITING:
             self._full[retry].add(parcel.domain)
             lane.has_more = True
@@ -162,6 +165,34 @@ class Lanes:
                 self._ready[speed].move_to_end(domain)
                 return self._take(domain)
         return None
+
+    def has_others(self, parcel: Parcel) -> bool:
+        """Whether recipients of its message wait in other domains."""
+        return any(domain != parcel.domain for domain in self._domains.get(parcel.message_id, ()))
+
+    def take_along(self, taken: Sequence[Parcel], go_along: Callable[[Parcel], bool]) -> list[Parcel]:
+        """Take out recipients of the message in other domains that may begin and are to go along.
+
+        Not a word is said to their own hosts, so nothing of their domains is used up. A domain whose messages are
+        counted, or that has to wait, keeps its own.
+        """
+        first = taken[0]
+        found: dict[str, Parcel] = {}
+        for domain in [domain for domain in self._domains.get(first.message_id, ()) if domain != first.domain]:
+            if (room := MAX_JOB_RECIPIENTS - len(taken) - len(found)) <= 0:
+                break
+            lane = self._lanes[domain]
+            if not lane.may_begin or lane.messages is not None:
+                continue
+            theirs = [
+                parcel
+                for waiting in (lane.first, lane.retries)
+                for parcel in waiting
+                if _travel_together(parcel, first) and go_along(parcel)
+            ]
+            found.update((parcel.recipient, parcel) for parcel in reversed(theirs[:room]))  # of two alike the first
+            self._take_from(domain, lane, lambda parcel: found.get(parcel.recipient) is parcel)
+        return list(found.values())
 
     def ended(self, domain: str, *, was_retry: bool) -> None:
         """Count a delivery out."""
@@ -199,13 +230,27 @@ class Lanes:
         lane = self._lanes.get(domain)
         if lane is None:
             return []
+        return self._take_from(domain, lane, is_meant)
+
+    def _take_from(self, domain: str, lane: Lane, is_meant: Callable[[Parcel], bool]) -> list[Parcel]:
         taken = [parcel for kind in (lane.first, lane.retries) for parcel in kind if is_meant(parcel)]
         if taken:
             lane.first = deque(parcel for parcel in lane.first if not is_meant(parcel))
             lane.retries = deque(parcel for parcel in lane.retries if not is_meant(parcel))
-            self.waiting -= len(taken)
+            self._count_out(taken)
             self._update(domain, lane)
         return taken
+
+    def _count_out(self, parcels: Sequence[Parcel]) -> None:
+        """Count parcels out that wait no more."""
+        self.waiting -= len(parcels)
+        for parcel in parcels:
+            domains = self._domains[parcel.message_id]
+            domains[parcel.domain] -= 1
+            if not domains[parcel.domain]:
+                del domains[parcel.domain]
+                if not domains:
+                    del self._domains[parcel.message_id]
 
     def empty(self) -> list[Parcel]:
         """Take everything out that has not begun."""
@@ -214,7 +259,7 @@ class Lanes:
     def _take(self, domain: str) -> list[Parcel]:
         lane = self._lanes[domain]
         parcels = lane.take()
-        self.waiting -= len(parcels)
+        self._count_out(parcels)
         self._running[lane.speed] += 1
         self._update(domain, lane)
         return parcels

@@ -96,7 +96,7 @@ async def resolve_route(
         return await _as_chosen(to, resolver, policy, overrides, rules)
     if to.own_host is not None:
         return await _to_own_host(to, to.own_host, resolver, policy, rules, chance or _CHANCE)
-    smarthost = overrides.find(to) or policy.smarthost
+    smarthost = relay_of(to, policy, overrides)
     if smarthost is not None:
         return await _to_smarthost(to, smarthost, resolver, policy, rules)
     if to.domain.startswith("["):
@@ -106,6 +106,30 @@ async def resolve_route(
         demand = REQUIRETLS if to.requires_tls else None
         return _permitted(to, [_Located(address, _Found.ADDRESSES, [address], demand)], policy)
     return await _by_exchangers(to, resolver, policy, rules, chance or _CHANCE)
+
+
+def relay_of(to: Destination, policy: RoutingPolicy, overrides: Smarthosts) -> Smarthost | None:
+    """Return the host that was named for it, whatever its domain is: mail of one message with the same goes together.
+
+    None where the way is the domain's own, or the chosen one names no host.
+    """
+    if to.route:
+        try:
+            return _chosen(to, policy, overrides)[0]
+        except InvalidHop:
+            return None
+    if to.own_host is not None:
+        return None
+    return overrides.find(to) or policy.smarthost
+
+
+def _chosen(to: Destination, policy: RoutingPolicy, overrides: Smarthosts) -> tuple[Smarthost, bool]:
+    """Read the route that a person chose; return its host, and whether that is one we have an account at."""
+    host, port = parse_hop(to.route, policy.port)
+    known = overrides.account_at(host, port, to)
+    if known is not None:
+        return known, True
+    return Smarthost(host, port, TlsPolicy.OPPORTUNISTIC, Relay(f"the chosen route {to.route}")), False
 
 
 async def _by_exchangers(
@@ -147,14 +171,11 @@ async def _as_chosen(
 ) -> Route | Outcome:
     """Go where a person wants it; where we have an account at that host, with it."""
     try:
-        host, port = parse_hop(to.route, policy.port)
+        host, is_account = _chosen(to, policy, overrides)
     except InvalidHop as error:
         return deferred(f"the chosen route {to.route}: {error}", transport=TRANSPORT, enhanced_code="4.4.4")
-    known = overrides.account_at(host, port, to)
-    if known is not None:
-        return await _to_smarthost(to, known, resolver, policy, tls_rules)
-    chosen_host = Smarthost(host, port, TlsPolicy.OPPORTUNISTIC, Relay(f"the chosen route {to.route}"))
-    return await _to_named(to, chosen_host, resolver, policy, tls_rules)
+    go = _to_smarthost if is_account else _to_named
+    return await go(to, host, resolver, policy, tls_rules)
 
 
 async def _to_named(

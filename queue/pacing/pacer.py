@@ -46,7 +46,7 @@ class _View:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A delivery that runs; `began` by the steady clock."""
+    """A delivery that runs, and counts for the domain of its first parcel; `began` by the steady clock."""
 
     parcels: Sequence[Parcel]
     since: dt.datetime
@@ -62,7 +62,8 @@ class Pacer:
     """`wall` and `steady` are the clocks: the time of day, and seconds that never jump.
 
     `kept` answers how many idle connections the transport keeps open for a domain, `trim` lets it keep no more than so
-    many: they are connections of the destination, too.
+    many: they are connections of the destination, too. `companions` tells of a recipient which others of the message,
+    in other domains, one host takes the mail for (`queue.router`).
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Pacer:
         steady: Callable[[], float],
         kept: Callable[[str], int] = lambda _: 0,
         trim: Callable[[str, int], None] = lambda _domain, _count: None,
+        companions: Callable[[Parcel], Callable[[Parcel], bool] | None] = lambda _: None,
         chance: random.Random | None = None,
     ) -> None:
         self.lanes = Lanes(max_running)
@@ -82,7 +84,7 @@ class Pacer:
         self.others = 0  # workers that are alive
         self.holds_until = 0.0  # by the steady clock: later than that, our slots may be others'
         self._wall, self._steady = wall, steady
-        self._kept, self._trim = kept, trim
+        self._kept, self._trim, self._companions = kept, trim, companions
         self._chance = chance or random.Random()  # noqa: S311  (spreads load, keeps no secret)
         self._views: dict[str, _View] = {}
         self._speeds: OrderedDict[str, Speed] = OrderedDict()
@@ -129,6 +131,8 @@ class Pacer:
         parcels = self.lanes.next()
         if parcels is None:
             return None
+        if self.lanes.has_others(parcels[0]) and (go_along := self._companions(parcels[0])) is not None:
+            parcels += self.lanes.take_along(parcels, go_along)
         view = self._views.get(parcels[0].domain)
         if view is not None and view.messages is not None:
             view.messages -= 1

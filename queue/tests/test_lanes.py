@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from queue.claim import Parcel
-from queue.lanes import Lanes, Speed
+from queue.lanes import MAX_JOB_RECIPIENTS, Lanes, Speed
 
 
 def parcel(recipient: str, message_id: str = "msg_1", attempts: int = 0, **values: Any) -> Parcel:
@@ -136,3 +137,62 @@ def test_known_slow_domains_take_half_of_all_deliveries_at_most() -> None:
         lanes.add(parcel(f"a@new{number}.test"))
         lanes.give(f"new{number}.test", limit=1, messages=None, speed=Speed.UNKNOWN)
     assert len(begun(lanes)) == 8
+
+
+def recipients(parcels: Sequence[Parcel] | None) -> list[str]:
+    return [one.recipient for one in parcels or ()]
+
+
+def taken_along(lanes: Lanes, taken: list[Parcel] | None, *others: str) -> list[str]:
+    """Take along who goes to one of these domains, or anywhere."""
+    assert taken is not None
+    return sorted(recipients(lanes.take_along(taken, lambda one: not others or one.domain in others)))
+
+
+def test_recipients_in_other_domains_come_along_wherever_they_stand_if_they_go_the_same_way() -> None:
+    lanes = lanes_with(parcel("a@x.test"), limit=1)
+    taken = lanes.next()
+    others = ["b@y.test", "d@y.test", "e@z.test", "f@other.test", "g@chosen.test"]
+    lanes.add(parcel("c@y.test", "msg_2"))
+    for recipient in others:
+        lanes.add(parcel(recipient, route="relay.test" if recipient.startswith("g") else ""))
+    for domain in ("y.test", "z.test", "other.test", "chosen.test"):
+        lanes.give(domain, limit=1, messages=None, speed=Speed.FAST)
+    assert taken is not None and lanes.has_others(taken[0])
+    assert taken_along(lanes, taken, "y.test", "z.test", "chosen.test") == ["b@y.test", "d@y.test", "e@z.test"]
+    assert lanes.waiting == 3 and "z.test" not in lanes and lanes.running == 1
+    assert begun(lanes) == ["c@y.test", "f@other.test", "g@chosen.test"]
+    assert not lanes.has_others(taken[0])
+
+
+def test_retries_come_along_too_and_no_more_than_fit_a_transaction() -> None:
+    lanes = lanes_with(parcel("a@x.test"), limit=1)
+    taken = lanes.next()
+    for number in range(MAX_JOB_RECIPIENTS + 20):
+        domain = f"d{number // 3}.test"
+        lanes.add(parcel(f"r{number}@{domain}", attempts=number % 2))
+        lanes.give(domain, limit=1, messages=None, speed=Speed.FAST)
+    assert len(taken_along(lanes, taken)) == MAX_JOB_RECIPIENTS - 1
+    assert lanes.waiting == 21 and taken_along(lanes, [parcel("other@x.test", "msg_2")]) == []
+    assert len(lanes.empty()) == 21 and not lanes.has_others(parcel("a@x.test"))
+
+
+@pytest.mark.parametrize("terms", [{"limit": 0, "messages": None}, {"limit": 1, "messages": 5}])
+def test_who_waits_for_a_pause_or_is_counted_does_not_come_along(terms: dict[str, Any]) -> None:
+    lanes = lanes_with(parcel("a@x.test"), limit=1)
+    lanes.add(parcel("b@y.test"))
+    taken = lanes.next()
+    lanes.give("y.test", speed=Speed.FAST, **terms)
+    assert taken_along(lanes, taken) == []
+
+
+def test_a_recipient_that_is_there_twice_comes_along_once_and_a_lane_that_is_empty_goes() -> None:
+    lanes = lanes_with(parcel("a@x.test"), limit=1)
+    for one in (parcel("b@y.test"), parcel("b@y.test"), parcel("c@z.test")):
+        lanes.add(one)
+    taken = lanes.next()
+    for domain in ("y.test", "z.test"):
+        lanes.give(domain, limit=1, messages=None, speed=Speed.FAST)
+    assert taken_along(lanes, taken) == ["b@y.test", "c@z.test"]
+    assert lanes.waiting == 1 and "z.test" not in lanes
+    assert recipients(lanes.empty()) == ["b@y.test"] and lanes.waiting == 0

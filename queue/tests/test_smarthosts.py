@@ -11,13 +11,15 @@ from django.db import IntegrityError, transaction
 from django.test import Client
 from django.urls import reverse
 
-from accounts import sealed
+from accounts import sealed, verp
 from accounts.dns.memory import MemoryResolver
 from accounts.models import Organization, User
+from accounts.names import parse_address
 from mailflow.models import Message
-from queue import smarthosts
+from queue import router, smarthosts
 from queue.hops import Destination
 from queue.models import Attempt, Entry, SmartHost
+from queue.outcome import from_reply
 from queue.tests.conftest import open_entries, running_engine, wait_until
 from queue.tests.outbound import options
 from queue.tests.peers import Peer
@@ -179,3 +181,80 @@ def test_a_new_override_is_taken_over_while_the_engine_runs(alice: User, accept:
         wait_until(goes_the_new_way)
     hosts = [[hop.host for hop in route.hops] for _, route in transport.jobs]
     assert hosts[0] == ["y.example"] and hosts[-1] == ["new.example"]
+
+
+def jobs_of(transport: MemoryTransport) -> list[list[str]]:
+    return sorted(sorted(job.recipients) for job, _ in transport.jobs)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_message_goes_to_a_smarthost_once_for_all_domains(accept: Accept, settings: Any) -> None:
+    settings.RELAY_HOST = "192.0.2.25"
+    SmartHost.objects.create(domain="own.example", host="192.0.2.26")
+    settings.OUTBOUND_ALLOWED_NETWORKS = [ipaddress.ip_network("192.0.2.0/24")]  # the chosen route is checked
+    accept(*(f"r{number}@d{number}.example" for number in range(20)), "a@own.example", "b@own.example")
+    chosen = accept("one@p.example", "two@q.example")
+    Entry.objects.filter(pk__in=chosen).update(route="192.0.2.27:25")
+    with running_engine(transport := MemoryTransport(), MemoryResolver()):
+        wait_until(lambda: open_entries() == 0)
+    by_host = {route.hops[0].address: sorted(job.recipients) for job, route in transport.jobs}
+    assert len(transport.jobs) == 3
+    assert by_host["192.0.2.25"] == sorted(f"r{number}@d{number}.example" for number in range(20))
+    assert by_host["192.0.2.26"] == ["a@own.example", "b@own.example"]
+    assert by_host["192.0.2.27"] == ["one@p.example", "two@q.example"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_of_them_that_is_refused_for_now_comes_again_alone(accept: Accept, settings: Any) -> None:
+    settings.RELAY_HOST = "192.0.2.25"
+    accept("a@x.example", "b@y.example")
+    transport = MemoryTransport()
+    transport.script["b@y.example"].append(from_reply(451, "4.7.1 not now", transport="memory", next_hop="memory"))
+    with running_engine(transport, MemoryResolver()):
+        wait_until(lambda: Attempt.objects.count() == 2)
+    assert jobs_of(transport) == [["a@x.example", "b@y.example"]]
+    assert dict(Entry.objects.values_list("recipient", "status")) == {
+        "a@x.example": "delivered",
+        "b@y.example": "retry",
+    }
+
+
+@pytest.mark.django_db(transaction=True)
+def test_without_a_smarthost_each_domain_gets_it_from_us(accept: Accept) -> None:
+    accept("a@x.example", "b@y.example")
+    hosts = {"x.example": ["93.184.216.1"], "y.example": ["93.184.216.1"]}
+    with running_engine(transport := MemoryTransport(), MemoryResolver(hosts=hosts)):
+        wait_until(lambda: open_entries() == 0)
+    assert jobs_of(transport) == [["a@x.example"], ["b@y.example"]]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_was_put_together_by_what_has_changed_meanwhile_goes_its_own_way(
+    accept: Accept, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.RELAY_HOST = "192.0.2.25"
+    monkeypatch.setattr(router, "OVERRIDES_HOLD_SECONDS", 0.0)  # they are read anew for each delivery, not to join some
+    with running_engine(transport := MemoryTransport(), MemoryResolver()) as engine:
+        SmartHost.objects.create(domain="y.example", host="192.0.2.26")
+        engine.ring(accept("a@x.example", "b@y.example", "c@z.example"))
+        wait_until(lambda: open_entries() == 0)
+    by_host = {route.hops[0].address: sorted(job.recipients) for job, route in transport.jobs}
+    assert by_host == {"192.0.2.25": ["a@x.example", "c@z.example"], "192.0.2.26": ["b@y.example"]}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_relay_gets_them_in_one_transaction_and_what_it_says_of_one_counts_for_that_one(
+    alice: User, accept: Accept, settings: Any
+) -> None:
+    settings.VERP = "all"
+    peer = Peer(rcpt=["250 ok", "550 5.1.1 nobody", "250 ok"])
+    with peer.in_thread():
+        settings.RELAY_HOST, settings.RELAY_PORT, settings.RELAY_TLS = "127.0.0.1", peer.port, "never"
+        accept("a@x.example", "b@y.example", "c@z.example")
+        with running_engine(SmtpTransport(options()), MemoryResolver()):
+            wait_until(lambda: Attempt.objects.count() >= 3)
+    [message] = peer.messages
+    assert len(message.recipients) == 2 and peer.connections == 1
+    assert verp.looks_like_one(parse_address(message.mail_from))  # it names the message, as for those of one domain
+    statuses = Entry.objects.filter(domain__in=["x.example", "y.example", "z.example"]).values_list("status", flat=True)
+    assert sorted(statuses) == ["bounced", "delivered", "delivered"]
