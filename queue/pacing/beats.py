@@ -144,7 +144,7 @@ class Beats:
     def _report(self) -> Report:
         in_flight, rung = self._facts()
         begun = [one for run in self._pacer.begun.values() for one in _told(run.parcels, run.since)]
-        beside = [one for run in self._beside.running if run.since is not None for one in _told(run.parcels, run.since)]
+        begun += [one for run in self._beside.running if run.since is not None for one in _told(run.parcels, run.since)]
         return Report(
             name=self._worker,
             host=socket.gethostname(),
@@ -152,11 +152,11 @@ class Beats:
             started_at=self._started_at,
             mark=self._mark,
             in_flight=in_flight,
-            running=len(self._pacer.begun) + len(beside),
+            running=len(begun),
             waiting=self._pacer.lanes.waiting + self._beside.waiting,
             rung=rung,
             recalls_answered=self._recalls_answered,
-            deliveries=sorted(begun + beside, key=itemgetter("since"))[:MAX_DELIVERIES],
+            deliveries=sorted(begun, key=itemgetter("since"))[:MAX_DELIVERIES],
         )
 
 
