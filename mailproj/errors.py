@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 
+from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.views import csrf, defaults
 from django.views.decorators.csrf import csrf_exempt
@@ -28,8 +29,15 @@ def only_reads(view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpReq
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    words = "The request cannot be understood."
+    if isinstance(exception, DisallowedHost):
+        # Not from the request object: reading the host is what failed.
+        host = request.META.get("HTTP_HOST", "")[:100]
+        words = f"The host name {host!r} is not one of this server's; ALLOWED_HOSTS lists those that are."
     if problems.is_for_programs(request):
-        return problems.plain_response(400, "The request cannot be understood.")
+        return problems.plain_response(400, words)
+    if isinstance(exception, DisallowedHost):
+        return HttpResponse(words, status=400, content_type="text/plain; charset=utf-8")
     return defaults.bad_request(request, exception)
 
 

@@ -78,7 +78,12 @@ class DnsPythonResolver:
         return bool(found) and found.is_secure
 
     async def addresses(self, host: str) -> Answer[str]:
-        """Ask for both families at once; one of them is enough where the other's question fails."""
+        """Ask for both families at once; one of them is enough where the other's question fails.
+
+        Nobody is asked for this machine itself (RFC 6761 §6.3).
+        """
+        if _names_this_machine(host):
+            return Answer(("127.0.0.1", "::1"))
         answers = await asyncio.gather(self._records(host, "A"), self._records(host, "AAAA"), return_exceptions=True)
         found: list[Answer[str]] = []
         errors: list[BaseException] = []
@@ -138,6 +143,11 @@ def _value(rdata: object) -> MailExchanger | Tlsa | str:
             return b"".join(rdata.strings).decode("utf-8", "replace")
         case _:
             return str(rdata)
+
+
+def _names_this_machine(host: str) -> bool:
+    name = host.lower().rstrip(".")
+    return name == "localhost" or name.endswith(".localhost")
 
 
 def _name(name: dns.name.Name) -> str:

@@ -220,3 +220,9 @@ def test_the_cache_is_bounded_and_keeps_what_is_used() -> None:
         cache.put(("used.test", "A"), Answer(), 60)
     assert len(cache) == 3
     assert cache.get(("used.test", "A")) == ()
+
+
+@pytest.mark.parametrize("name", ["localhost", "LocalHost.", "app.localhost"])
+def test_nobody_is_asked_for_this_machine(zone: Zone, server: tuple[str, int], name: str) -> None:
+    found = asyncio.run(DnsPythonResolver([server]).addresses(name))
+    assert list(found) == ["127.0.0.1", "::1"] and not found.is_secure and not zone.asked

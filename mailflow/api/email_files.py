@@ -10,8 +10,8 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
+from accounts.api.downloads import DownloadView
 from mailflow import mailboxes
 from mailflow.api import reading
 from mailflow.api.emails import USER, one_filed
@@ -21,7 +21,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9 ._-]{1,200}\Z")
 _TYPE = re.compile(r"[A-Za-z0-9.+-]{1,100}/[A-Za-z0-9.+-]{1,100}\Z")
 
 
-class EmailRawView(APIView):
+class EmailRawView(DownloadView):
     """The message's octets as they were filed."""
 
     @extend_schema(parameters=[USER], responses={(200, "message/rfc822"): OpenApiResponse(OpenApiTypes.BINARY)})
@@ -30,7 +30,7 @@ class EmailRawView(APIView):
         return as_file(octets, content_type="message/rfc822", filename=f"{message_id}.eml")
 
 
-class EmailAttachmentView(APIView):
+class EmailAttachmentView(DownloadView):
     """One file of the message, decoded; numbered from 0 as `emails/{id}` lists them."""
 
     @extend_schema(parameters=[USER], responses={(200, "*/*"): OpenApiResponse(OpenApiTypes.BINARY)})

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
+from accounts.addresses import Resolution
 from accounts.names import Address
 from mailflow import counters
 from mailflow.errors import Refused, Unavailable
@@ -102,7 +103,7 @@ class Transaction:
 
     envelope: Envelope
     decisions: list[Decision] = field(default_factory=list)
-    organizations: dict[Address, int | None] = field(default_factory=dict)  # of its recipients, in their order
+    resolutions: dict[Address, Resolution] = field(default_factory=dict)  # of its recipients, in their order
     is_noted: bool = False  # its recipients have their events of its refusal
     is_full: bool = False  # a recipient over the limit was refused
     intake: Intake | None = None  # once BDAT has begun
@@ -450,12 +451,12 @@ class Session(SmtpConnection):
         if transaction is None:
             return [("", None)]
         is_lost = transaction.is_over or transaction.has_failed or self.taker is not None
-        if not is_lost or transaction.is_noted or not transaction.organizations:
-            return [(", ".join(map(str, islice(transaction.organizations, NAMED_RECIPIENTS))), None)]
+        if not is_lost or transaction.is_noted or not transaction.resolutions:
+            return [(", ".join(map(str, islice(transaction.resolutions, NAMED_RECIPIENTS))), None)]
         transaction.is_noted = True
         own = self.account.organization_id if self.account else None
-        recipients = islice(transaction.organizations.items(), EVENT_RECIPIENTS)
-        return [(str(address), own or organization_id) for address, organization_id in recipients]
+        recipients = islice(transaction.resolutions.items(), EVENT_RECIPIENTS)
+        return [(str(address), own or resolution.organization_id) for address, resolution in recipients]
 
     def _write_event(
         self, rule: str, reply: Reply, reason: str, *, stage: str, sender: str, recipient: str,

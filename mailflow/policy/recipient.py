@@ -5,6 +5,8 @@ A decision that accepts may bring a reply too: the 251 that stands in for the 25
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from accounts.addresses import Found, Resolution
 from accounts.models.alias import Alias
 from accounts.names import Address, InvalidName, parse_address
@@ -100,6 +102,24 @@ def _check_foreign(address: Address, shown: str, *, may_relay: str, auth_possibl
     reply = Reply(550, "7.1", f"Relaying to {shown} is not allowed{hint}")
     reason = "not a domain of ours, and the client is neither authenticated nor in SMTP_TRUSTED_NETWORKS"
     return Decision(_STAGE, "relay_denied", Verdict.REJECT, reason, shown, reply)
+
+
+def check_room(recipients: Mapping[Address, Resolution], octets: int) -> Decision | None:
+    """Judge the size of a message that is there whole; None where somebody takes it.
+
+    Who declares a size hears it at RCPT already. A full mailbox among others is no reason to refuse all: its recipient
+    is reported to the sender then.
+    """
+    worst: Decision | None = None
+    for address, resolution in recipients.items():
+        if resolution.found is not Found.MAILBOX:
+            return None
+        decision = _check_quota(f"<{address}>", resolution, octets)
+        if not decision.stops:
+            return None
+        if worst is None or decision.verdict is Verdict.DEFER:
+            worst = decision
+    return worst
 
 
 def _check_quota(shown: str, resolution: Resolution, declared_octets: int) -> Decision:

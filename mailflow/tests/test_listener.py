@@ -13,7 +13,7 @@ from mailflow import content
 from mailflow.handoff import MemoryHandoff
 from mailflow.listener.server import Listener
 from mailflow.models import Event, Message
-from mailflow.tests.wire import Client, running_listener
+from mailflow.tests.wire import Client, running_listener, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -350,3 +350,16 @@ def test_silence_is_ended_with_421(
     with running_listener() as running, connect(running) as client:
         assert client.reply().startswith("421 4.4.2")
         assert client.is_closed()
+
+
+def test_a_message_without_a_declared_size_that_fits_nobodys_mailbox_is_refused_and_not_reported_later(
+    listener: Listener, alice: User
+) -> None:
+    User.objects.filter(pk=alice.pk).update(quota_mb=1, used_octets=1_000_000)
+    with connect(listener) as client:
+        for lines, expected in ((1_000, "452 4.2.2"), (20_000, "552 5.2.2")):
+            assert send_mail(client, MAIL + b"x" * 70 + b"\r\n" + (b"y" * 70 + b"\r\n") * lines).startswith(expected)
+        assert send_mail(client, MAIL).startswith("250")
+    until(lambda: Event.objects.filter(kind="refused").count() == 2)
+    first = Event.objects.filter(kind="refused").order_by("pk")[0]
+    assert (first.stage, first.rule) == ("content", "quota.over") and Message.objects.count() == 1

@@ -9,7 +9,7 @@ import pytest
 from accounts.addresses import FOREIGN, Found, Resolution
 from accounts.names import parse_address
 from mailflow.policy.decision import Decision, Verdict
-from mailflow.policy.recipient import check_recipient
+from mailflow.policy.recipient import check_recipient, check_room
 
 BOX = Resolution(Found.MAILBOX, used_octets=99, quota_octets=100)
 ALIAS = Resolution(Found.ALIAS, targets=("new@foreign.example",))
@@ -139,3 +139,15 @@ def test_a_target_with_utf8_is_named_to_a_client_that_declared_smtputf8_only() -
     assert str(check(moved).reply) == "550 5.1.6 <bob@example.com> has moved"
     assert "<j\u00f6rg@xn--bcher-kva.example>" in str(check(told, is_smtputf8=True).reply)
     assert str(check(moved, is_smtputf8=True).reply).startswith("551 5.1.6 User not local; please try <j\u00f6rg@")
+
+
+def test_a_message_that_is_there_has_room_where_somebody_takes_it() -> None:
+    full, far_over, free = parse_address("full@x.test"), parse_address("far@x.test"), parse_address("free@x.test")
+    over = Resolution(Found.MAILBOX, used_octets=1000, quota_octets=100)
+    assert check_room({full: BOX, free: Resolution(Found.MAILBOX)}, 5) is None
+    assert check_room({full: BOX, free: Resolution(Found.ALIAS)}, 5) is None
+    assert check_room({full: BOX}, 1) is None and check_room({}, 5) is None
+    decision = check_room({far_over: over, full: BOX}, 5)
+    assert decision is not None and decision.verdict is Verdict.DEFER and decision.saw == "<full@x.test>"
+    decision = check_room({far_over: over}, 5)
+    assert decision is not None and str(decision.reply).startswith("552 5.2.2")

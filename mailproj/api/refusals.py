@@ -17,7 +17,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     request: Request | None = context.get("request")
     if request is not None and not throttling.is_counted(request._request):
         budget = throttling.count(request._request, *throttling.whom(request, error))
-        if budget is not None and not budget.allowed:
+        known = error.budget.resets_in_seconds if isinstance(error, TooManyRequests) else 0
+        if budget is not None and not budget.allowed and budget.resets_in_seconds > known:
             error = TooManyRequests(budget)
         elif isinstance(error, TooManyRequests):  # after wrong passwords: the headers tell of that limit first
             request._request.rate_limit_budgets.insert(0, error.budget)  # type: ignore[attr-defined]

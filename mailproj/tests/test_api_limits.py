@@ -139,6 +139,15 @@ def test_wrong_passwords_are_counted_and_then_none_is_looked_at(user: User, shar
 
 
 @pytest.mark.django_db
+def test_of_two_limits_the_one_that_lasts_longer_is_told(user: User, shared: None, settings: Any) -> None:
+    settings.SMTP_RATE_LIMIT_AUTH_FAILURES, settings.API_RATE_LIMIT_ADDRESS_REQUESTS = 2, 3
+    answers = [get(**basic("wrong")) for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [401, 401, 429, 429, 429, 429]
+    assert {"failed AUTH an hour" in answer.json()["detail"] for answer in answers[2:]} == {True}
+    assert all(int(answer["Retry-After"]) > 60 for answer in answers[2:])
+
+
+@pytest.mark.django_db
 def test_a_name_has_so_many_wrong_passwords_from_wherever_they_come(user: User, shared: None, settings: Any) -> None:
     settings.SMTP_RATE_LIMIT_USER_NAME_AUTH_FAILURES = 2
     answers = [get(address=f"203.0.{number}.7", **basic("wrong")) for number in range(3)]

@@ -274,3 +274,11 @@ def test_where_the_server_reads_no_chunks_a_length_is_asked_for(live_server: Liv
     body: dict[str, Any] = json.loads(answer.read())
     connection.close()
     assert answer.status == 411 and body["code"] == "LENGTH_REQUIRED"
+
+
+@pytest.mark.django_db
+def test_a_host_name_that_is_not_ours_is_named_with_the_setting() -> None:
+    for headers in ({}, BROWSER):
+        answer = Client(headers=headers).get("/admin/", SERVER_NAME="192.0.2.7", HTTP_HOST="192.0.2.7:8000")
+        assert answer.status_code == 400
+        assert "'192.0.2.7:8000'" in answer.content.decode() and "ALLOWED_HOSTS" in answer.content.decode()

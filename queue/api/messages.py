@@ -16,6 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.api.downloads import DownloadView
 from accounts.api.paging import PageOfItems, WindowFilter, page_of, window_of
 from accounts.api.problems import Conflict
 from accounts.models import Domain, User
@@ -133,7 +134,7 @@ class MessageTimelineView(APIView):
         return Response({"message_id": message.pk, "items": steps, "total": len(steps)})
 
 
-class MessageRawView(APIView):
+class MessageRawView(DownloadView):
     """The message's octets as they were accepted, with our trace headers."""
 
     @extend_schema(responses={(200, "message/rfc822"): OpenApiResponse(OpenApiTypes.BINARY)})

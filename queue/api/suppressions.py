@@ -25,6 +25,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.api.asking import checked
+from accounts.api.downloads import DownloadView
 from accounts.api.paging import PageOfItems, page_of, window_of
 from accounts.api.problems import Conflict, TooLarge
 from accounts.models import ApiKey, Organization, User
@@ -305,7 +306,7 @@ class SuppressionImportView(APIView):
         return Response(_imported(plan, suppression_files.apply(plan, _actor(request), dry_run=is_dry), is_dry))
 
 
-class SuppressionExportView(APIView):
+class SuppressionExportView(DownloadView):
     """The list as CSV, with the same conditions as the list; what comes out can be imported."""
 
     @extend_schema(

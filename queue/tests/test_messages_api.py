@@ -214,3 +214,14 @@ def test_a_list_of_fifty_costs_as_many_queries_as_a_list_of_one(
             accepted("a@y.example", "b@example.com", by=alice)
         with django_assert_max_num_queries(9):
             assert client.get("/api/v1/messages?page_size=50").json()["items"]
+
+
+@pytest.mark.parametrize("accept", ["message/rfc822", "text/plain", "image/png, */*;q=0.1"])
+def test_a_file_is_answered_whatever_accept_says_of_its_type(alice: User, accept: str) -> None:
+    message = accepted("a@y.example", by=alice)
+    browser = client_of(alice)
+    answer = browser.get(f"/api/v1/messages/{message.pk}/raw", headers={"Accept": accept})
+    assert answer.status_code == 200 and answer["Content-Type"] == "message/rfc822"
+    answer = browser.get("/api/v1/messages/msg_x/raw", headers={"Accept": accept})
+    assert answer.status_code == 404 and answer["Content-Type"] == "application/problem+json"
+    assert browser.get("/api/v1/messages?format=xml").status_code == 200, "no parameter of ours"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from dataclasses import replace
 
 import structlog
 
@@ -12,8 +13,9 @@ from mailflow import counters, receiver
 from mailflow.errors import Refused
 from mailflow.listener.connection import WORKING, Answer
 from mailflow.listener.intake import Intake
-from mailflow.listener.session import Session, Transaction
+from mailflow.listener.session import Declined, Session, Transaction
 from mailflow.models import Message
+from mailflow.policy.recipient import check_room
 from mailflow.smtp.reply import Reply
 from mailflow.spool.accepted import Origin, Receipt
 from mailflow.spool.large import SpoolFile
@@ -251,6 +253,11 @@ def _accept(session: Session, transaction: Transaction, intake: Intake, content:
     """Hand the message to the spool; raises `Refused` or `Unavailable`."""
     if len(content) > session.listener.max_message_octets:
         raise _too_large(len(content), session.listener.max_message_octets)
+    envelope = transaction.envelope
+    if len(content) > envelope.declared_octets:
+        decision = check_room(transaction.resolutions, len(content))
+        if decision is not None:
+            raise Declined(replace(decision, stage="content"), sender=envelope.reverse_path_text)
     receiver.accept_soon(_submission(session, transaction, content), _Commit(session, transaction, intake))
 
 

@@ -115,7 +115,7 @@ def rcpt(session: Session, argument: str) -> Answer:
     if parsed.address is None:
         raise Refused(SYNTAX)
     recipient = read_recipient(parsed.address, parsed, extended=session.extended, is_smtputf8=envelope.is_smtputf8)
-    if recipient.address in transaction.organizations:
+    if recipient.address in transaction.resolutions:
         return _futile(session, RECIPIENT_OK)  # taken already, with the parameters of then
     if len(envelope.recipients) >= listener.max_recipients:
         if not transaction.is_full:  # one event tells it for all that follow
@@ -153,7 +153,7 @@ def _take_recipient(session: Session, transaction: Transaction, recipient: Recip
             organization_id=resolution.organization_id,
         )
     transaction.decisions.append(decision)
-    transaction.organizations[recipient.address] = resolution.organization_id
+    transaction.resolutions[recipient.address] = resolution
     envelope.recipients.append(recipient)
     return decision.reply or RECIPIENT_OK
 
