@@ -19,7 +19,7 @@ from accounts.addresses import Resolution
 from accounts.names import Address
 from mailflow import counters
 from mailflow.errors import Refused, Unavailable
-from mailflow.events import NewEvent
+from mailflow.events import NewEvent, clean_text
 from mailflow.handoff import Turned
 from mailflow.limits.rules import Verdict as LimitVerdict
 from mailflow.listener.auth import Account, Exchange
@@ -104,6 +104,7 @@ class Transaction:
     envelope: Envelope
     decisions: list[Decision] = field(default_factory=list)
     resolutions: dict[Address, Resolution] = field(default_factory=dict)  # of its recipients, in their order
+    folded: set[str] = field(default_factory=set)  # our own ones, in the form in which all their spellings are one
     is_noted: bool = False  # its recipients have their events of its refusal
     is_full: bool = False  # a recipient over the limit was refused
     intake: Intake | None = None  # once BDAT has begun
@@ -151,6 +152,7 @@ class Session(SmtpConnection):
         self.commands_in_hand = 0  # that the limits have granted already
         self._stage = "connection"
         self._verb = b""  # of the command under way
+        self._argument = b""  # of the same
 
     # --- the beginning ------------------------------------------------------------------------------------------------
 
@@ -159,6 +161,7 @@ class Session(SmtpConnection):
         listener = self.listener
         self.begin_by = self.loop.time() + listener.envelope_timeout
         if not listener.accepts_mail:
+            counters.add("smtp.connections.rejected")
             self.note_refusal("no_mail", NO_MAIL_HERE, "SMTP_ACCEPTS_MAIL is off: this host takes no mail at all")
             self.port = replace(self.port, commands=_TURNED_AWAY)
             self.set_timeout(min(QUIT_SECONDS, listener.timeout))
@@ -166,12 +169,16 @@ class Session(SmtpConnection):
         verdict = listener.count_connection(self)
         if not isinstance(verdict, LimitVerdict):
             return self._greet_later(verdict)
-        self._stay_within(verdict)
-        self.say_octets(listener.greeting)
+        self._greet_within(verdict)
         return None
 
     async def _greet_later(self, verdict: Awaitable[LimitVerdict]) -> None:
-        self._stay_within(await verdict)
+        self._greet_within(await verdict)
+
+    def _greet_within(self, verdict: LimitVerdict) -> None:
+        if verdict.exceeded:
+            counters.add("smtp.connections.rejected")
+        self._stay_within(verdict)
         self.say_octets(self.listener.greeting)
 
     def _stay_within(self, verdict: LimitVerdict) -> None:
@@ -212,7 +219,8 @@ class Session(SmtpConnection):
 
     def _obey(self, line: bytes) -> Answer:
         verb, _, rest = line.partition(b" ")
-        self._verb = verb = verb.upper()
+        verb = verb.upper()
+        self._verb, self._argument = verb, rest
         self.is_prompt = verb not in _GROUPED
         command = self.port.commands.get(verb)
         self._stage = _STAGES.get(verb, "")
@@ -232,7 +240,7 @@ class Session(SmtpConnection):
         self._leave_if_turned_away()
         self._leave_http_alone(line)
         verb = b"AUTH" if self.exchange is not None else _verb_of(line)
-        self.exchange, self.is_prompt, self._stage = None, True, _STAGES.get(verb, "")
+        self.exchange, self.is_prompt, self._stage, self._argument = None, True, _STAGES.get(verb, ""), b""
         if verb == b"BDAT" and self.transaction is not None:
             self.transaction.fail()
         if reply is not LINE_TOO_LONG:
@@ -419,7 +427,9 @@ class Session(SmtpConnection):
             return
         rule = refusal.rule or _RULES.get(refusal.reply.code, "refused")
         if not isinstance(refusal, Declined):
-            self.note_refusal(rule, refusal.reply, refusal.reason)
+            named = _path_in(self._argument)
+            sender, recipient = named if self._verb == b"MAIL" else "", named if self._verb == b"RCPT" else ""
+            self.note_refusal(rule, refusal.reply, refusal.reason, sender=sender, recipient=recipient)
         elif self.transaction is not None and self.transaction.is_over:
             decision = refusal.decision
             self.note_refusal(rule, refusal.reply, refusal.reason, decision.stage, decisions=[decision])
@@ -431,14 +441,18 @@ class Session(SmtpConnection):
             )  # fmt: skip
 
     def note_refusal(
-        self, rule: str, reply: Reply, reason: str, stage: str = "", *, decisions: Sequence[Decision] = ()
-    ) -> None:
-        """Leave an event about what this session asks for just now; where a message is lost, one for each recipient."""
+        self, rule: str, reply: Reply, reason: str, stage: str = "", *, decisions: Sequence[Decision] = (),
+        sender: str = "", recipient: str = "",
+    ) -> None:  # fmt: skip
+        """Leave an event about what this session asks for just now; where a message is lost, one for each recipient.
+
+        `sender` and `recipient`: as the command that is refused names them, where no transaction does.
+        """
         counters.add("smtp.refused")
-        sender = self.transaction.envelope.reverse_path_text if self.transaction else ""
-        for recipient, organization_id in self._concerned():
+        sender = self.transaction.envelope.reverse_path_text if self.transaction else sender
+        for concerned, organization_id in [(recipient, None)] if recipient else self._concerned():
             self._write_event(
-                rule, reply, reason, stage=stage or self._stage, sender=sender, recipient=recipient,
+                rule, reply, reason, stage=stage or self._stage, sender=sender, recipient=concerned,
                 decisions=decisions, organization_id=organization_id,
             )  # fmt: skip
 
@@ -479,6 +493,13 @@ class Session(SmtpConnection):
                 trace_id=self.trace_id,
             )
         )
+
+
+def _path_in(argument: bytes) -> str:
+    """Return what a refused MAIL or RCPT named, as far as it can be made out; for people, not to be parsed."""
+    path = argument.partition(b":")[2].strip()
+    inner = path[1:].partition(b">")[0] if path.startswith(b"<") else path.partition(b" ")[0]
+    return clean_text(inner.decode("utf-8", "replace"), 320)
 
 
 def _verb_of(line: bytes) -> bytes:

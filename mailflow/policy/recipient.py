@@ -6,6 +6,7 @@ A decision that accepts may bring a reply too: the 251 that stands in for the 25
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from accounts.addresses import Found, Resolution
 from accounts.models.alias import Alias
@@ -30,6 +31,28 @@ def check_recipient(
 
     `is_smtputf8` where MAIL came with SMTPUTF8: only then may a reply name an address that is not ASCII.
     """
+    decision = _judged(
+        address,
+        resolution,
+        may_relay=may_relay,
+        auth_possible=auth_possible,
+        declared_octets=declared_octets,
+        is_smtputf8=is_smtputf8,
+    )
+    if is_smtputf8 and decision.reply is not None and not decision.reply.text.isascii():
+        return replace(decision, reply=replace(decision.reply, is_utf8=True))
+    return decision
+
+
+def _judged(
+    address: Address,
+    resolution: Resolution,
+    *,
+    may_relay: str,
+    auth_possible: bool,
+    declared_octets: int,
+    is_smtputf8: bool,
+) -> Decision:
     shown = f"<{address}>"
     match resolution.found:
         case Found.FOREIGN:
@@ -68,10 +91,10 @@ def _check_alias(shown: str, resolution: Resolution, *, is_smtputf8: bool) -> De
     if resolution.announcement == Alias.Announcement.MOVED:
         reply = Reply(550, "1.6", f"{shown} has moved")
         if target:
-            reply = _naming(551, "1.6", f"User not local; please try <{target}>")
+            reply = Reply(551, "1.6", f"User not local; please try <{target}>")
         return Decision(_STAGE, "alias.moved", Verdict.REJECT, "an alias of ours that says moved", shown, reply)
     if resolution.announcement == Alias.Announcement.TOLD and target:
-        told = _naming(251, "1.5", f"User not local; will forward to <{target}>")
+        told = Reply(251, "1.5", f"User not local; will forward to <{target}>")
         return Decision(_STAGE, "alias.told", Verdict.ACCEPT, "an alias of ours that tells where it leads", shown, told)
     return Decision(_STAGE, "alias", Verdict.ACCEPT, "an alias of ours", shown)
 
@@ -85,10 +108,6 @@ def _disclosed_target(resolution: Resolution, *, is_smtputf8: bool) -> str:
     except InvalidName:
         return ""
     return target if target.isascii() or is_smtputf8 else ""
-
-
-def _naming(code: int, detail: str, text: str) -> Reply:
-    return Reply(code, detail, text, is_utf8=not text.isascii())
 
 
 def _check_foreign(address: Address, shown: str, *, may_relay: str, auth_possible: bool) -> Decision:

@@ -32,12 +32,17 @@ class Reply:
         return 400 <= self.code < 500
 
     def __str__(self) -> str:
-        return " ".join(part for part in (str(self.code), self.enhanced_code, self.text) if part)
+        """Return the reply in one line, with the text that the client reads."""
+        return " ".join(part for part in (str(self.code), self.enhanced_code, " ".join(self._lines)) if part)
+
+    @property
+    def _lines(self) -> list[str]:
+        foreign = _NOT_TEXT if self.is_utf8 else _NOT_ASCII
+        return [foreign.sub("?", line) for line in self.text.split("\n")]
 
     def encode(self) -> bytes:
         """Return the reply as it goes on the wire; a text of several lines becomes a multiline reply."""
-        foreign = _NOT_TEXT if self.is_utf8 else _NOT_ASCII
-        lines = [foreign.sub("?", line) for line in self.text.split("\n")]
+        lines = self._lines
         enhanced = f"{self.enhanced_code} " if self.detail else ""
         last = len(lines) - 1
         return b"".join(

@@ -185,6 +185,7 @@ def test_three_failed_authentications_end_the_session(listener: Listener) -> Non
             assert client.ask("AUTH PLAIN " + plain("alice", "guess")).startswith("535")
         assert client.reply().startswith("421 4.7.0")
         assert client.is_closed()
+    until(lambda: Event.objects.filter(stage="auth", rule="conduct", reply__startswith="421 4.7.0").count() == 1)
 
 
 def test_refusals_leave_events_although_no_message_exists(listener: Listener) -> None:

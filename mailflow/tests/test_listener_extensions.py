@@ -269,7 +269,7 @@ def test_every_refusal_is_searchable_by_who_what_rule_and_reply(listener: Listen
     assert [(stage, rule, sender, reply[:3]) for stage, rule, sender, reply in found] == [
         ("greeting", "syntax", "", "501"),
         ("auth", "mechanism", "", "504"),
-        ("sender", "syntax", "", "501"),
+        ("sender", "syntax", "a@b.example", "501"),
         ("recipient", "unknown_user", "a@b.example", "550"),
         ("content", "no_recipients", "a@b.example", "554"),
     ]
@@ -478,3 +478,57 @@ def test_more_connections_without_their_header_than_are_waited_for_are_closed(
 def test_a_proxy_header_from_elsewhere_is_just_a_wrong_command(listener: Listener) -> None:
     with connect(listener) as client:
         assert client.ask("PROXY TCP4 192.0.2.7 198.51.100.1 56324 25").startswith("500 5.5.1")
+
+
+def test_what_a_refused_mail_or_rcpt_named_is_found_by_it(listener: Listener) -> None:
+    with connect(listener) as client:
+        for command in (
+            "EHLO x", "MAIL FROM:<big@c.example> SIZE=99999999999", "MAIL FROM:<p@c.example> FOO=1",
+            "MAIL FROM:<ok@c.example>", "RCPT TO:<alice@example.com> FOO=1", "RCPT TO:<us..er@example.com>",
+            "RCPT nonsense",
+        ):  # fmt: skip
+            client.ask(command)
+        client.ask("RSET")
+        assert send_mail(client).startswith("250")
+    found = Event.objects.filter(kind="refused").order_by("pk").values_list("sender", "recipient")
+    assert list(found) == [
+        ("big@c.example", ""), ("p@c.example", ""), ("ok@c.example", "alice@example.com"),
+        ("ok@c.example", "us..er@example.com"), ("ok@c.example", ""),
+    ]  # fmt: skip
+
+
+def test_the_event_has_the_reply_as_the_client_read_it(listener: Listener) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        replies = []
+        for parameter in ("", " SMTPUTF8"):
+            client.ask(f"MAIL FROM:<a@b.example>{parameter}")
+            client.send("RCPT TO:<jörg@example.com>\r\n".encode())
+            replies.append(client.reply())
+            client.ask("RSET")
+        assert send_mail(client).startswith("250")
+    assert replies[1] == "550 5.1.1 <jörg@example.com> is unknown here"  # RFC 6531 §3.7.4.1
+    events = Event.objects.filter(kind="refused").order_by("pk").values_list("reply", flat=True)
+    assert list(events) == replies
+
+
+def test_one_mailbox_in_two_spellings_gets_one_copy(listener: Listener) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.ask("MAIL FROM:<a@b.example>")
+        for spelling in ("alice@example.com", "ALICE@Example.com", "alice+a@example.com", "Alice+A@example.com"):
+            assert client.ask(f"RCPT TO:<{spelling}>").startswith("250 2.1.5")
+        client.ask("DATA")
+        client.send(MAIL + b".\r\n")
+        assert client.reply().startswith("250")
+    assert Message.objects.get().recipients == ["alice@example.com", "alice+a@example.com"]
+
+
+def test_a_literal_of_the_address_that_the_client_connected_to_is_this_host(listener: Listener) -> None:
+    with connect(listener) as client:
+        client.ask("EHLO x")
+        client.ask("MAIL FROM:<a@b.example>")
+        assert client.ask("RCPT TO:<alice@[127.0.0.1]>").startswith("550 5.")
+        assert client.ask("RCPT TO:<postmaster@[127.0.0.2]>").startswith("550 5.7.1 Relaying")
+        User.objects.create_superuser("root", "root@example.com", "x")
+        assert client.ask("RCPT TO:<postmaster@[127.0.0.1]>").startswith("250 2.1.5")

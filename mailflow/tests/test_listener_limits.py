@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from accounts.models import User
+from mailflow import counters
 from mailflow.handoff import MemoryHandoff
 from mailflow.listener import conduct
 from mailflow.listener.server import Listener
-from mailflow.models import Event
+from mailflow.models import Counter, Event
 from mailflow.tests.test_listener import connect, plain, send_mail
 from mailflow.tests.wire import Client, running_listener, until
 
@@ -200,3 +201,14 @@ def test_an_account_in_another_script_logs_in_by_its_address_and_sends(
     (accepted,) = memory_handoff.accepted
     assert accepted.envelope.reverse_path_text == "用户@xn--r8jz45g.jp" and accepted.envelope.is_smtputf8
     assert isinstance(accepted.content, bytes) and "From: 用户@例え.jp".encode() in accepted.content
+
+
+def test_connections_over_the_limit_count_as_rejected(
+    transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
+) -> None:
+    with limited(settings, SMTP_RATE_LIMIT_CONNECTIONS=1) as listener:
+        for expected in ("220", "421", "421"):
+            with connect(listener) as client:
+                assert client.greeting.startswith(expected)
+        counters.flush()
+    assert Counter.objects.get(name="smtp.connections.rejected").value == 2

@@ -8,7 +8,7 @@ from mailflow.events import NewEvent
 from mailflow.limits.rules import Verdict
 from mailflow.listener.auth import PASSWORD_MECHANISMS, Account, ChallengeResponse, Credentials, Exchange, Given
 from mailflow.listener.commands.greeting import mechanisms
-from mailflow.listener.connection import Answer, Closed
+from mailflow.listener.connection import Answer
 from mailflow.listener.session import Session
 from mailflow.models import Event
 from mailflow.smtp.reply import Reply
@@ -41,7 +41,7 @@ def _may_begin(session: Session, argument: str) -> None:
     if session.account is not None:
         raise Refused(Reply(503, "5.1", "Already authenticated"))
     if not session.helo or session.transaction is not None:
-        raise Refused(Reply(503, "5.1", "Bad sequence of commands: AUTH needs EHLO, and no transaction"))
+        raise Refused(Reply(503, "5.1", "Bad sequence of commands: AUTH comes after EHLO and before MAIL"))
     offered = mechanisms(session)
     wants_password = argument.partition(" ")[0].upper() in PASSWORD_MECHANISMS
     if offered and not (wants_password and PASSWORD_MECHANISMS[0] not in offered):
@@ -101,6 +101,6 @@ def _failed(session: Session, username: str) -> Reply:
     )
     if session.auth_failures >= MAX_FAILURES:
         session.say(INVALID)
-        session.say(TOO_MANY_FAILURES)
-        raise Closed
+        words = f"{MAX_FAILURES} failed authentications in one session"
+        session.cut_off(TOO_MANY_FAILURES, "conduct", words, stage="auth")
     return INVALID

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from django.utils import timezone
 
-from accounts.addresses import Resolution
+from accounts.addresses import Found, Resolution
+from accounts.names import Address, fold_address
 from mailflow.errors import Refused
 from mailflow.limits.rules import WITHIN
 from mailflow.limits.rules import Verdict as LimitVerdict
@@ -27,6 +28,7 @@ from mailflow.smtp.reply import Reply
 SENDER_OK = Reply(250, "1.0", "Sender OK")
 RECIPIENT_OK = Reply(250, "1.5", "Recipient OK")
 TOO_MANY_RECIPIENTS = Reply(452, "5.3", "Too many recipients; send to the rest in another transaction")
+_FOLDED = frozenset({Found.MAILBOX, Found.ALIAS})  # whose local parts are equal in any case
 AUTH_REQUIRED = Reply(530, "7.0", "Authentication required")
 
 
@@ -114,7 +116,8 @@ def rcpt(session: Session, argument: str) -> Answer:
     parsed = parse_path(argument, "TO", null_allowed=False, bare_postmaster_domain=listener.postmaster_domain)
     if parsed.address is None:
         raise Refused(SYNTAX)
-    recipient = read_recipient(parsed.address, parsed, extended=session.extended, is_smtputf8=envelope.is_smtputf8)
+    address = _of_the_house(session, parsed.address)
+    recipient = read_recipient(address, parsed, extended=session.extended, is_smtputf8=envelope.is_smtputf8)
     if recipient.address in transaction.resolutions:
         return _futile(session, RECIPIENT_OK)  # taken already, with the parameters of then
     if len(envelope.recipients) >= listener.max_recipients:
@@ -127,6 +130,14 @@ def rcpt(session: Session, argument: str) -> Answer:
     if isinstance(resolution, Resolution):
         return _take_recipient(session, transaction, recipient, resolution)
     return _take_recipient_later(session, transaction, recipient, resolution)
+
+
+def _of_the_house(session: Session, address: Address) -> Address:
+    """Take a literal of the address that the client connected to for this host's name (RFC 1123 §5.2.17)."""
+    if not address.domain.startswith("["):
+        return address
+    own = {f"[IPv6:{one}]" if ":" in one else f"[{one}]" for one in session.own_addresses}
+    return replace(address, domain=session.listener.postmaster_domain) if address.domain in own else address
 
 
 async def _take_recipient_later(
@@ -152,6 +163,11 @@ def _take_recipient(session: Session, transaction: Transaction, recipient: Recip
             recipient=str(recipient.address),
             organization_id=resolution.organization_id,
         )
+    if resolution.found in _FOLDED:
+        folded = fold_address(str(recipient.address))
+        if folded in transaction.folded:
+            return _futile(session, RECIPIENT_OK)  # the same mailbox in other letters
+        transaction.folded.add(folded)
     transaction.decisions.append(decision)
     transaction.resolutions[recipient.address] = resolution
     envelope.recipients.append(recipient)
