@@ -160,7 +160,8 @@ def _members(error: exceptions.APIException) -> dict[str, Any]:
     if isinstance(error, exceptions.ValidationError):
         errors = list(_fields("", error.detail))
         return body(error.status_code, " ".join(_sentence(item) for item in errors), errors=errors)
-    return body(error.status_code, str(error.detail))
+    further: dict[str, Any] = getattr(error, "extension", {})  # RFC 9457 §3.2
+    return body(error.status_code, str(error.detail)) | further
 
 
 def _sentence(item: dict[str, str]) -> str:

@@ -80,7 +80,7 @@ class DnsPythonResolver:
     async def addresses(self, host: str) -> Answer[str]:
         """Ask for both families at once; one of them is enough where the other's question fails.
 
-        Nobody is asked for this machine itself (RFC 6761 §6.3).
+        Nobody is asked for this machine itself.
         """
         if _names_this_machine(host):
             return Answer(("127.0.0.1", "::1"))

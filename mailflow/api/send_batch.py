@@ -7,6 +7,7 @@ from typing import Any
 
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 from rest_framework import serializers
+from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -39,18 +40,25 @@ class BatchResult(serializers.Serializer[Any]):
 
 
 class BatchAnswer(serializers.Serializer[Any]):
-    status = serializers.ChoiceField(choices=["queued", "partly queued", "refused"])
+    status = serializers.ChoiceField(choices=["queued", "partly queued"])
     queued = serializers.IntegerField()
     refused = serializers.IntegerField()
     results = BatchResult(many=True, help_text="In the order of the messages.")
 
 
-_REFUSALS: dict[Any, OpenApiResponse] = {
-    **{status: words for status, words in REFUSALS.items() if status != 422},
-    (422, "application/json"): OpenApiResponse(
-        BatchAnswer, description="No message could be taken, with a result each; or (a problem) the body is no list."
-    ),
-}
+class NoneTaken(APIException):
+    """Not one message could be taken. The status is what each alone would have had, or 422 where they differ."""
+
+    def __init__(self, refusals: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]], wait: int | None) -> None:
+        super().__init__(f"No message could be taken: {refusals[0]['detail']}")
+        statuses = {refusal["status"] for refusal in refusals}
+        self.status_code = statuses.pop() if len(statuses) == 1 else 422
+        self.wait = wait if self.status_code == 429 else None
+        self.extension = {"queued": 0, "refused": len(results), "results": results}
+
+
+_WORDS = "No message could be taken (`results` says why of each), or the body is no list of messages."
+_REFUSALS = {**REFUSALS, 422: OpenApiResponse(description=_WORDS)}
 
 
 _EXAMPLES = [
@@ -89,6 +97,11 @@ _EXAMPLES = [
 class SendBatchView(Door):
     """Send many messages; what is wrong with one holds up no other."""
 
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self._refusals: list[dict[str, Any]] = []  # a view is made for each request
+        self._wait: int | None = None
+
     @extend_schema(
         request=BatchBody,
         parameters=[IDEMPOTENCY_KEY],
@@ -112,9 +125,11 @@ class SendBatchView(Door):
             finish(reservation, numbers)
         elif reservation is not None:
             idempotency.give_up(reservation)
-        status = "queued" if queued == count else "partly queued" if queued else "refused"
+        status = "queued" if queued == count else "partly queued"
+        if not queued:
+            raise NoneTaken(self._refusals, results, self._wait)
         answer = {"status": status, "queued": queued, "refused": count - queued, "results": results}
-        return Response(answer, status=202 if queued else 422)
+        return Response(answer, status=202)
 
     def _results(
         self, messages: Sequence[Any], ids: Sequence[str], known: Set[str], caller: Caller
@@ -129,7 +144,7 @@ class SendBatchView(Door):
             try:
                 made[number] = sending.submission(validated(message), caller, message_id=message_id)
             except problems.Unprocessable as error:
-                results[number] = _refused(error)
+                results[number] = self._refused(error)
         for number, result in zip(made, receiver.accept_each(list(made.values())), strict=True):
             results[number] = self._result(made[number], result, caller)
         known |= idempotency.accepted(set(ids) - {""} - known)  # those of a request with the same key beside this one
@@ -143,7 +158,16 @@ class SendBatchView(Door):
             self.usage = result.usage or self.usage
             note_accepted(result, len(submission.content), caller)
             return {"status": "queued", "email_id": result.message_id}
-        return _refused(problem(result, caller.key))
+        return self._refused(problem(result, caller.key))
+
+    def _refused(self, error: Exception) -> dict[str, Any]:
+        """Say what a request with this message alone would have been answered."""
+        counters.add("http.sends.refused")
+        members = problems.members_of(error)
+        self._refusals.append(members)
+        self._wait = getattr(error, "wait", None) or self._wait
+        kept: dict[str, Any] = {name: members[name] for name in ("code", "detail", "errors") if name in members}
+        return {"status": "refused", **kept}
 
 
 def _messages(body: Any) -> list[Any]:
@@ -157,11 +181,3 @@ def _messages(body: Any) -> list[Any]:
 
 def _ids(first: str, count: int) -> list[str]:
     return [idempotency.numbered(first, number) for number in range(count)]
-
-
-def _refused(error: Exception) -> dict[str, Any]:
-    """Say what a request with this message alone would have been answered."""
-    counters.add("http.sends.refused")
-    members = problems.members_of(error)
-    kept: dict[str, Any] = {name: members[name] for name in ("code", "detail", "errors") if name in members}
-    return {"status": "refused", **kept}

@@ -236,7 +236,13 @@ def test_of_a_batch_beyond_the_limit_exactly_what_is_left_is_sent(alice: User) -
     found = batch(key, [BODY] * 5).json()
     assert (found["queued"], found["refused"]) == (3, 2) and Message.objects.count() == 3
     assert {result["code"] for result in found["results"] if result["status"] == "refused"} == {"RATE_LIMITED"}
-    assert batch(key, [BODY]).status_code == 422
+    answer = batch(key, [BODY] * 2)
+    assert answer.status_code == 429 and 0 < int(answer["Retry-After"]) <= 86_400
+    assert answer["Content-Type"] == "application/problem+json" and answer.json()["code"] == "RATE_LIMITED"
+    assert (answer.json()["refused"], len(answer.json()["results"])) == (2, 2)
+    answer = batch(key, [{"to": "x"}, BODY])
+    assert answer.status_code == 422 and answer.json().keys() >= {"error", "detail", "code", "results"}
+    assert "Retry-After" not in answer
 
 
 def test_a_refused_request_leaves_an_event(key: str) -> None:
