@@ -14,6 +14,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts import users
+from accounts.api.paging import MAX_PAGE_SIZE, PageOfItems, part_of, window_of
 from accounts.api.problems import Conflict
 from accounts.api.texts import text
 from accounts.models import Scope, User
@@ -34,9 +35,10 @@ class Folder(serializers.Serializer[Any]):
     size_bytes = serializers.IntegerField()
 
 
-class FolderList(serializers.Serializer[Any]):
+class FolderList(PageOfItems):
+    """All of them on one page, unless less is asked for."""
+
     items = Folder(many=True)
-    total = serializers.IntegerField()
 
 
 class FolderBody(serializers.Serializer[Any]):
@@ -83,7 +85,7 @@ class FolderListView(APIView):
     @extend_schema(operation_id="folders_list", parameters=[USER], responses=FolderList)
     def get(self, request: Request) -> Response:
         found = [_folder(one) for one in folders.figures(_owner(request).pk)]
-        return Response({"items": found, "total": len(found)})
+        return Response(part_of(found, window_of(request, default=MAX_PAGE_SIZE)).as_items())
 
     @extend_schema(
         parameters=[USER],

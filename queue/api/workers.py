@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.api.paging import MAX_PAGE_SIZE, PageOfItems, part_of, window_of
 from queue import workers
 
 
@@ -39,9 +40,10 @@ class WorkerItem(serializers.Serializer[Any]):
     doing = DoingItem(many=True)
 
 
-class WorkerList(serializers.Serializer[Any]):
+class WorkerList(PageOfItems):
+    """All of them on one page, unless less is asked for."""
+
     items = WorkerItem(many=True)
-    total = serializers.IntegerField()
 
 
 class WorkerListView(APIView):
@@ -52,4 +54,4 @@ class WorkerListView(APIView):
     @extend_schema(operation_id="queue_workers_list", responses=WorkerList)
     def get(self, request: Request) -> Response:
         found = [asdict(seen) for seen in workers.read(timezone.now())]
-        return Response({"items": found, "total": len(found)})
+        return Response(part_of(found, window_of(request, default=MAX_PAGE_SIZE)).as_items())

@@ -165,6 +165,9 @@ def test_folders_are_listed_with_what_is_in_them(alice: User, prefix: str) -> No
     filed = filed_for(alice)
     found = call(alice, "GET", f"{prefix}/folders").json()
     assert [one["name"] for one in found["items"]] == ["INBOX", "Sent", "Drafts", "Junk", "Trash"]
+    assert (found["total"], found["page"], found["total_pages"]) == (5, 1, 1)
+    part = call(alice, "GET", f"{prefix}/folders?page=2&page_size=2").json()
+    assert ([one["name"] for one in part["items"]], part["total_pages"]) == (["Drafts", "Junk"], 3)
     assert found["items"][0] == {
         "name": "INBOX", "role": "inbox", "messages": 1, "unread": 1, "size_bytes": filed.size_octets,
     }  # fmt: skip
