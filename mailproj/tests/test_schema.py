@@ -13,10 +13,10 @@ from mailproj.tests.described import Json, described, short
 ALWAYS = {"X-Request-ID", "X-API-Version"}
 LIMITS = {"RateLimit", "RateLimit-Policy", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"}
 PAGED = {
-    "queue/workers",
-    "aliases", "api-keys", "audit", "domains", "emails", "folders", "messages", "messages/domain/{domain_id}", "messages/recent",
-    "messages/search", "messages/thread/{thread_id}", "organizations", "queue", "queue/actions", "suppressions",
-    "templates", "users", "webhook-endpoints", "webhook-endpoints/{endpoint_id}/deliveries",
+    "aliases", "api-keys", "audit", "domains", "emails", "folders", "messages", "messages/domain/{domain_id}",
+    "messages/recent", "messages/search", "messages/thread/{thread_id}", "organizations", "queue", "queue/actions",
+    "queue/workers", "suppressions", "templates", "users", "webhook-endpoints",
+    "webhook-endpoints/{endpoint_id}/deliveries",
 }  # fmt: skip
 OPEN = {"health", "webhooks/stripe"}
 
