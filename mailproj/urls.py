@@ -6,6 +6,7 @@ from django.contrib import admin
 from django.urls import path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from mailproj import billing_pages
 from mailproj.api.urls import everywhere, with_or_without_slash
 from mailproj.errors import only_reads
 from mailproj.landing import front_page
@@ -28,6 +29,15 @@ urlpatterns = [
     path("api/v1/docs", _docs),
     path("api/v1/docs/", _docs, name="api-docs"),
     *with_or_without_slash("metrics", limited(only_reads(metrics))),
+    *(
+        route
+        for name, text in (
+            ("billing", billing_pages.BACK),
+            ("billing/success", billing_pages.SUCCESS),
+            ("billing/cancel", billing_pages.CANCELLED),
+        )
+        for route in with_or_without_slash(name, limited(only_reads(billing_pages.page(text))))
+    ),
     *everywhere(),
 ]
 

@@ -282,3 +282,14 @@ def test_a_host_name_that_is_not_ours_is_named_with_the_setting() -> None:
         answer = Client(headers=headers).get("/admin/", SERVER_NAME="192.0.2.7", HTTP_HOST="192.0.2.7:8000")
         assert answer.status_code == 400
         assert "'192.0.2.7:8000'" in answer.content.decode() and "ALLOWED_HOSTS" in answer.content.decode()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("path", "words"), [("", "Back from"), ("/success", "Thank you"), ("/cancel", "Nothing was paid")]
+)
+def test_who_comes_back_from_stripe_finds_a_page(path: str, words: str) -> None:
+    for tail in ("", "/", "?session_id=cs_test_1"):
+        answer = Client(headers=BROWSER).get(f"/billing{path}{tail}")
+        assert answer.status_code == 200 and words in answer.content.decode()
+    assert Client(headers=BROWSER).post(f"/billing{path}").status_code == 405
