@@ -36,7 +36,7 @@ from accounts.dns.dnspython import DnsPythonResolver
 from mailflow import content, runtime
 from mailflow.models import RestartRequest
 from mailflow.runtime import RuntimeConfig, SmtpConfig
-from queue import claim, delivery, dialup, double_bounces, recall, routing
+from queue import claim, delivery, dialup, double_bounces, finding, recall, routing
 from queue.beside import Beside
 from queue.claim import Parcel
 from queue.finding import KINDS, Finder, Found
@@ -72,6 +72,7 @@ MAX_LOADED_OCTETS = 128 << 20
 READ_AHEAD_OCTETS = 8 << 20  # a claim
 SIMULATED_WAIT = dt.timedelta(seconds=5)
 DRAIN_SECONDS = 4.0
+PUNCTUAL_SECONDS = 1.0
 PAUSE_AFTER_TROUBLE_SECONDS = 1.0
 
 
@@ -200,6 +201,7 @@ class Engine:
                 self._beats.forever(),
                 self._renew_forever(),
                 self._sweep_forever(),
+                self._keep_time(),
                 self._mend_forever(),
             )
         ]
@@ -525,6 +527,19 @@ class Engine:
                 logger.error("queue.release_failed", cause=f"{type(error).__name__}: {error}")
             self._want_sweep()
             await self._tell_the_postmaster()
+
+    async def _keep_time(self) -> None:
+        """Look for what has come due within the last moment: a time that somebody chose is not to wait for a sweep."""
+        since = timezone.now()
+        while True:
+            await asyncio.sleep(PUNCTUAL_SECONDS)
+            now = timezone.now()
+            try:
+                if await self._in_database(finding.has_come_due, since, now):
+                    self._want_sweep()
+                since = now
+            except Exception as error:  # noqa: BLE001  (as above; the next look begins where this one did)
+                logger.error("queue.look_failed", cause=f"{type(error).__name__}: {error}")
 
     async def _tell_the_postmaster(self) -> None:
         try:

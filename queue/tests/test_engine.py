@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts.dns.memory import MemoryResolver
@@ -18,6 +18,7 @@ from accounts.models import Alias, Domain, User
 from mailflow.mailboxes import read_copy
 from mailflow.models import Event, FiledMessage, Message
 from queue import control
+from queue import engine as engine_module
 from queue.control import Action, Order
 from queue.models import Attempt, Entry
 from queue.outcome import from_reply
@@ -375,3 +376,17 @@ def test_a_database_in_trouble_delays_and_loses_nothing(
 def _sql(statement: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(statement)
+
+
+def test_what_comes_due_between_two_sweeps_does_not_wait_for_the_next(
+    alice: User, accept: Accept, resolver: MemoryResolver, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.SWEEP_INTERVAL_SECONDS = 3600
+    monkeypatch.setattr(engine_module, "PUNCTUAL_SECONDS", 0.05)
+    transport = MemoryTransport()
+    with running_engine(transport, resolver):
+        with transaction.atomic():
+            due_at = timezone.now() + dt.timedelta(seconds=0.3)
+            Entry.objects.filter(pk__in=accept("a@x.example")).update(next_attempt_at=due_at)
+        wait_until(lambda: open_entries() == 0)
+    assert Attempt.objects.get().started_at >= due_at
