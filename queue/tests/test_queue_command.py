@@ -200,7 +200,7 @@ def test_an_error_is_one_line_and_status_1() -> None:
             cwd=command.__file__.rpartition("/queue/management/")[0], env=os.environ,
         )  # fmt: skip
         assert (ended.returncode, ended.stdout) == (1, "")
-        assert ended.stderr.count("\n") == 1 and ended.stderr.startswith("manage.py queue")
+        assert ended.stderr.count("\n") == 1 and ended.stderr.startswith("CommandError: ")
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from accounts import keys, users
+from accounts.command import PlainCommand
 from accounts.models import ApiKey, Scope, User
 from accounts.models.api_key import DEFAULT_SCOPES
 from accounts.names import InvalidName, fold_address, parse_address, parse_domain
 
 MAX_LIMIT = 2_147_483_647  # what the column holds
 MAX_DAYS = 36_500
-EPILOG = """Examples:
+EXAMPLES = """Examples:
   manage.py createapikey --name production --limit 100 --user john
   manage.py createapikey --name shop --scope send --domain example.com --expires-in-days 90"""
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     help = "Make an API key and print it; it is shown this once."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        kwargs.setdefault("epilog", EPILOG)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        return super().create_parser(prog_name, subcommand, **kwargs)
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--name", required=True, help="what the key is for")

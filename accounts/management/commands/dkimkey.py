@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from accounts import dkim
+from accounts.command import PlainCommand
 from accounts.models import DkimKey, Domain
 from accounts.names import InvalidName, parse_domain
 
@@ -27,13 +27,9 @@ Examples:
   manage.py dkimkey list example.com"""
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     help = "Make, list, rotate and retire the keys that sign a domain's mail (DKIM). Private keys are never shown."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        kwargs.setdefault("epilog", EXAMPLES)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        return super().create_parser(prog_name, subcommand, **kwargs)
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")

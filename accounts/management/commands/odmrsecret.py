@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from accounts import odmr
+from accounts.command import PlainCommand
 from accounts.models import Domain
 from accounts.names import InvalidName, parse_domain
 
 ACTOR = "odmrsecret"
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     help = (
         "Make the secret that a domain's own host fetches its mail with (ATRN, such as by fetchmail), and print it; it "
         "is shown this once. The secret that the domain had before opens nothing from then on."
     )
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        kwargs.setdefault("epilog", "Example:\n  manage.py odmrsecret example.org")
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        return super().create_parser(prog_name, subcommand, **kwargs)
+    examples = "Example:\n  manage.py odmrsecret example.org"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("domain", help="a domain of ours, such as example.org; it is the login name too")

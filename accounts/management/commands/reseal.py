@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
-
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError
 
 from accounts import resealing
+from accounts.command import PlainCommand
 from accounts.models import TrailEntry
 from accounts.resealing import SealedColumn, Step
 
@@ -21,13 +19,9 @@ To replace a key that seals the secrets:
 It may be interrupted and started again: it goes on with what is left."""
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     help = "Seal all secrets in the database (DKIM keys, ODMR secrets) anew with the newest of ENCRYPTION_KEYS."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        kwargs.setdefault("epilog", EXAMPLES)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        return super().create_parser(prog_name, subcommand, **kwargs)
+    examples = EXAMPLES
 
     def handle(self, *_args: object, **_options: object) -> None:
         lost = [step.place for column in resealing.COLUMNS for step in self._reseal(column) if step.trouble]

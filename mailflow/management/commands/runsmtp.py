@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import structlog
 import uvloop
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError
 from django.db import DatabaseError, connection
 from django.utils.module_loading import import_string
 from prometheus_client import REGISTRY, start_http_server
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from accounts.command import PlainCommand
 from mailflow import counters, runtime
 from mailflow.listener.certificate import CertificateError, CertificateSource
 from mailflow.listener.server import Listener, ListenError
@@ -30,16 +29,11 @@ log = structlog.get_logger(__name__)
 CERTIFICATE_SECONDS = 1.0
 
 
-class Command(BaseCommand):
-    help = (
-        "Listen for mail by SMTP on SMTP_PORT, and with a certificate on SMTPS_PORT, until SIGTERM or Ctrl-C.\n\n"
-        "Example:\n  SMTP_PORT=2525 SMTP_HOSTNAME=mail.example.com manage.py runsmtp"
-    )
+class Command(PlainCommand):
+    help = "Listen for mail by SMTP on SMTP_PORT, and with a certificate on SMTPS_PORT, until SIGTERM or Ctrl-C."
+    examples = "Example:\n  SMTP_PORT=2525 SMTP_HOSTNAME=mail.example.com manage.py runsmtp"
 
     requires_system_checks = ()  # they would load the pages of the admin; `migrate` has made them
-
-    def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
-        return super().create_parser(*args, **kwargs, formatter_class=RawDescriptionHelpFormatter)
 
     def handle(self, *_args: object, **_options: object) -> None:
         try:

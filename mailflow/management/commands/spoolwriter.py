@@ -6,12 +6,13 @@ import signal
 import socket
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from accounts.command import PlainCommand
 from mailflow.spool import writer
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     requires_system_checks = ()  # its listener starts it, again and again if it must
     help = "Commit what a listener accepts. `runsmtp` starts it; it is of no use by itself, and ends with its listener."
 

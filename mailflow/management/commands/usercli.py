@@ -6,17 +6,16 @@ show in the list of processes.
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
 import getpass
 import sys
-from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from accounts import credentials, membership, users
 from accounts.billing.plans import PlanLimitReached
+from accounts.command import PlainCommand
 from accounts.membership import AccountTaken, InvalidAccount
 from accounts.models import Organization, User
 from mailflow import erasure, user_figures
@@ -25,7 +24,7 @@ from mailflow.errors import Unavailable
 ACTOR = "user-cli"
 DEFAULT_LIMIT = 100
 MAX_NUMBER = 2_147_483_647
-EPILOG = """Examples:
+EXAMPLES = """Examples:
   user-cli create john john@example.com            asks for the password
   user-cli list --limit 50
   user-cli set-quota john 2000
@@ -33,13 +32,9 @@ EPILOG = """Examples:
 PASSWORD_HELP = "left out or -: asked for, or read from standard input"  # noqa: S105  (about one, none itself)
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     help = "Manage accounts: create, list, update-password, set-quota, delete, verify, info."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        kwargs.setdefault("epilog", EPILOG)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        return super().create_parser(prog_name, subcommand, **kwargs)
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -60,9 +55,6 @@ class Command(BaseCommand):
         quota.add_argument("quota_mb", type=int)
         for name, words in (("delete", "delete an account with all its data"), ("info", "show an account")):
             commands.add_parser(name, help=words).add_argument("username")
-        for one in (parser, *commands.choices.values()):
-            if one.called_from_command_line:
-                setattr(one, "error", partial(_refuse, one))  # noqa: B010  (a method of this one parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         act = getattr(self, "_" + options["command"].replace("-", "_"))
@@ -126,11 +118,6 @@ class Command(BaseCommand):
         self.stdout.write(f"  Quota: {user.quota_mb} MB" if user.quota_mb else "  Quota: no limit")
         self.stdout.write(f"  Used: {user_figures.used_mb(user)} MB" + (f" ({percent}%)" if percent else ""))
         self.stdout.write(f"  Status: {'Enabled' if user.is_active else 'Disabled'}")
-
-
-def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    """End with one line and status 1, as for every other mistake."""
-    parser.exit(1, f"CommandError: {message}\n")
 
 
 def _user(name: str) -> User:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from accounts.command import PlainCommand
 from mailproj import probes
 
 PROBES: dict[str, Callable[[], bool]] = {
@@ -17,8 +18,9 @@ PROBES: dict[str, Callable[[], bool]] = {
 }
 
 
-class Command(BaseCommand):
-    help = "Ask one process whether it works; exit status 1 if not. Example: manage.py probe smtp"
+class Command(PlainCommand):
+    help = "Ask one process whether it works; exit status 1 if not."
+    examples = "Example:\n  manage.py probe smtp"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name", choices=sorted(PROBES))

@@ -14,9 +14,10 @@ from pathlib import Path
 import psycopg
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import OperationalError, connection
 
+from accounts.command import PlainCommand
 from mailflow.certificates import ensure_self_signed
 from mailproj import demo, embedded_redis, probes, welcome
 from mailproj.ports import is_free, written
@@ -31,11 +32,12 @@ LONGEST_DRAIN = 6.0  # whatever SMTP_DRAIN_SECONDS says
 PORT_PATIENCE = 3.0  # seconds; what a killed run leaves behind ends by itself, and then its ports are free
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     help = (
         "Start web, SMTP, worker, beat and (unless REDIS_URL is set) Redis, keep them alive, and end them on Ctrl-C or"
-        " SIGTERM. Example: manage.py runall"
+        " SIGTERM."
     )
+    examples = "Example:\n  manage.py runall"
     requires_system_checks = ()  # `migrate` makes them; here they would only make the start slower
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from accounts.command import PlainCommand
 from mailproj import demo
 
 
-class Command(BaseCommand):
-    help = "Make the demo's organization, domain, mailboxes and API key where they are missing. Example: manage.py seed"
+class Command(PlainCommand):
+    help = "Make the demo's organization, domain, mailboxes and API key where they are missing."
+    examples = "Example:\n  manage.py seed"
 
     def handle(self, *_args: object, **_options: object) -> None:
         if not settings.DEMO:

@@ -9,14 +9,15 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 from tqdm import tqdm
 
+from accounts.command import PlainCommand, example
 from mailflow.ids import MESSAGE_ID_PREFIX
 from mailflow.models import Message
 from queue import actions, console, control, overview, selection, shown, workers
@@ -57,39 +58,30 @@ _EXAMPLE_OF = {
 }
 
 
-class _Parser(CommandParser):
-    """Ends with one line and status 1 where an argument is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        if self.called_from_command_line:
-            self.exit(1, f"{self.prog}: {message}; --help tells more\n")
-        raise CommandError(f"Error: {message}")
-
-
-class Command(BaseCommand):
+class Command(PlainCommand):
     help = "Look at the mail queue and act on it: list, show, hold, release, retry, reroute, expire, fail, delete."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        kwargs.setdefault("epilog", EXAMPLES)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        parser = super().create_parser(prog_name, subcommand, **kwargs)
-        parser.__class__ = _Parser  # Django makes the class itself, and offers no other way to name one
-        return parser
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        listing = commands.add_parser("list", help="entries that wait, the newest first", **_form("queue list --held"))
+        listing = commands.add_parser(
+            "list", help="entries that wait, the newest first", **example("manage.py queue list --held")
+        )
         _add_filter(listing)
         listing.add_argument("--limit", type=int, default=DEFAULT_LIMIT, help=f"at most so many ({DEFAULT_LIMIT})")
-        show = commands.add_parser("show", help="all about one message", **_form("queue show msg_019384…"))
+        show = commands.add_parser("show", help="all about one message", **example("manage.py queue show msg_019384…"))
         show.add_argument("name", metavar="ID", help="a message id, or the id of one of its entries")
         for action in Action:
             help_text = WORDS[action].partition(": ")[2].rstrip(".")
-            acting = commands.add_parser(action.value, help=help_text, **_form("", _EXAMPLE_OF[action], WORDS[action]))
+            acting = commands.add_parser(
+                action.value, help=help_text, **example(_EXAMPLE_OF[action], description=WORDS[action])
+            )
             _add_filter(acting)
             _add_order(acting, action)
-        stats = commands.add_parser("stats", help="the queue domain by domain", **_form("queue stats"))
-        seen = commands.add_parser("workers", help="who delivers, what, and since when", **_form("queue workers"))
+        stats = commands.add_parser("stats", help="the queue domain by domain", **example("manage.py queue stats"))
+        seen = commands.add_parser(
+            "workers", help="who delivers, what, and since when", **example("manage.py queue workers")
+        )
         for one in (listing, show, stats, seen):
             one.add_argument("--json", action="store_true", dest="as_json", help="for programs")
 
@@ -278,14 +270,6 @@ def _width() -> int:
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
-
-
-def _form(example: str, full_example: str = "", description: str = "") -> dict[str, Any]:
-    return {
-        "description": description or None,
-        "epilog": f"Example:\n  {full_example or f'manage.py {example}'}",
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
-    }
 
 
 def _add_filter(parser: argparse.ArgumentParser) -> None:

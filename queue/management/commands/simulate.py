@@ -11,6 +11,7 @@ import time
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 
+from accounts.command import PlainCommand
 from queue.models import Entry
 from queue.simulation import advance, clock, spans
 from queue.simulation.advance import Advance, Summary, Tally
@@ -23,11 +24,12 @@ def span(text: str) -> dt.timedelta:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     help = (
         "Let time pass in the sandbox: what is due on the way is delivered, retried, bounced and reported as it would"
-        " be in real time. Only sandbox mail moves. Example: manage.py simulate --advance 5d"
+        " be in real time. Only sandbox mail moves."
     )
+    examples = "Example:\n  manage.py simulate --advance 5d"
 
     def add_arguments(self, parser: CommandParser) -> None:
         chosen = parser.add_mutually_exclusive_group()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
 import sys
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from accounts.command import PlainCommand
 from accounts.models import Organization
 from accounts.names import InvalidName, fold_address, parse_address, parse_domain
 from queue import suppression_files, suppression_list
@@ -28,13 +28,9 @@ _SHOWN_PROBLEMS = 20
 _REASONS = [reason.value for reason in Suppression.Reason]
 
 
-class Command(BaseCommand):
+class Command(PlainCommand):
     help = "Enter, remove, import and export addresses that get no mail."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        kwargs.setdefault("epilog", EXAMPLES)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        return super().create_parser(prog_name, subcommand, **kwargs)
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
         acts = parser.add_subparsers(dest="act", required=True, metavar="add|remove|import|export")
