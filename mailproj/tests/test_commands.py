@@ -1,4 +1,4 @@
-"""Every command of ours: what is wrong is one line that names it, with status 1 (contract §8)."""
+"""Every command of ours: an example in its help, and one line with status 1 for what is wrong (contract §8)."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def paths() -> Iterator[tuple[list[str], argparse.ArgumentParser]]:
 
 
 PATHS = list(paths())
+_AS_WRITTEN = {"spoolwriter": "manage.py runsmtp", "usercli": "user-cli"}
 IDS = [" ".join(words) for words, _ in PATHS]
 
 
@@ -42,6 +43,13 @@ def mistake(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert (ended.value.code, printed.out, printed.err.count("\n")) == (1, "", 1)
     assert printed.err.startswith("CommandError: ") and "Traceback" not in printed.err
     return printed.err
+
+
+@pytest.mark.parametrize(("words", "parser"), PATHS, ids=IDS)
+def test_help_has_an_example(words: list[str], parser: argparse.ArgumentParser) -> None:
+    examples = parser.format_help().partition("\nExample")[2]
+    name, *below = words
+    assert " ".join([_AS_WRITTEN.get(name, f"manage.py {name}"), *below]) in examples
 
 
 @pytest.mark.parametrize("words", [words for words, _ in PATHS], ids=IDS)

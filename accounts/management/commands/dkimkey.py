@@ -9,7 +9,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from accounts import dkim
-from accounts.command import PlainCommand
+from accounts.command import PlainCommand, example
 from accounts.models import DkimKey, Domain
 from accounts.names import InvalidName, parse_domain
 
@@ -33,17 +33,22 @@ class Command(PlainCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-        create = actions.add_parser("create", help="make the keys that a domain lacks, RSA and Ed25519")
+        form = example("manage.py dkimkey create example.com", "manage.py dkimkey create --all")
+        create = actions.add_parser("create", help="make the keys that a domain lacks, RSA and Ed25519", **form)
         create.add_argument("domain", nargs="?", default="")
         create.add_argument("--all", action="store_true", help="for every domain that lacks one")
-        show = actions.add_parser("list", help="list keys with their state")
+        form = example("manage.py dkimkey list", "manage.py dkimkey list example.com")
+        show = actions.add_parser("list", help="list keys with their state", **form)
         show.add_argument("domain", nargs="?", default="", help="of this domain alone")
-        record = actions.add_parser("record", help="print the TXT records to publish, as lines of a zone file")
+        form = example("manage.py dkimkey record example.com")
+        record = actions.add_parser("record", help="print the TXT records to publish, as lines of a zone file", **form)
         record.add_argument("domain")
-        rotate = actions.add_parser("rotate", help="change to new keys and retire the old ones")
+        form = example("manage.py dkimkey rotate example.com --prepare", "manage.py dkimkey rotate example.com")
+        rotate = actions.add_parser("rotate", help="change to new keys and retire the old ones", **form)
         rotate.add_argument("domain")
         rotate.add_argument("--prepare", action="store_true", help="only make the new keys, to publish them first")
-        retire = actions.add_parser("retire", help="end a key's use for good and erase its private part")
+        form = example("manage.py dkimkey retire example.com r20261101")
+        retire = actions.add_parser("retire", help="end a key's use for good and erase its private part", **form)
         retire.add_argument("domain")
         retire.add_argument("selector")
 

@@ -10,6 +10,9 @@ from accounts.models import TrailEntry
 from accounts.resealing import SealedColumn, Step
 
 EXAMPLES = """\
+Example:
+  manage.py reseal
+
 To replace a key that seals the secrets:
   1. put a new one in front of the old one:  ENCRYPTION_KEYS=NEW,OLD   (openssl rand -base64 32)
   2. restart all processes

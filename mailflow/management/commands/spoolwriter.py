@@ -15,6 +15,7 @@ from mailflow.spool import writer
 class Command(PlainCommand):
     requires_system_checks = ()  # its listener starts it, again and again if it must
     help = "Commit what a listener accepts. `runsmtp` starts it; it is of no use by itself, and ends with its listener."
+    examples = "Example:\n  manage.py runsmtp          # starts it, with the socket"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--fd", type=int, required=True, help="the inherited socket that leads to the listener")

@@ -15,7 +15,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from accounts import credentials, membership, users
 from accounts.billing.plans import PlanLimitReached
-from accounts.command import PlainCommand
+from accounts.command import PlainCommand, example
 from accounts.membership import AccountTaken, InvalidAccount
 from accounts.models import Organization, User
 from mailflow import erasure, user_figures
@@ -38,23 +38,31 @@ class Command(PlainCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        create = commands.add_parser("create", help="make an account with a mailbox")
+        create = commands.add_parser(
+            "create",
+            help="make an account with a mailbox",
+            **example(
+                "user-cli create john john@example.com            asks for the password",
+                "printf '%s' \"$PASSWORD\" | user-cli create john john@example.com --quota 2000",
+            ),
+        )
         create.add_argument("username")
         create.add_argument("email")
         create.add_argument("password", nargs="?", default="-", help=PASSWORD_HELP)
         create.add_argument("--organization", default="", help="its name (default: whose domain the address is in)")
         create.add_argument("--quota", type=int, default=1000, metavar="MB", help="room for mail (default: 1000)")
-        listing = commands.add_parser("list", help="list accounts")
+        listing = commands.add_parser("list", help="list accounts", **example("user-cli list --limit 50"))
         listing.add_argument("--limit", type=int, default=DEFAULT_LIMIT, help=f"default: {DEFAULT_LIMIT}")
         for name, words in (("update-password", "give an account a new password"), ("verify", "check a password")):
-            command = commands.add_parser(name, help=words)
+            command = commands.add_parser(name, help=words, **example(f"user-cli {name} john"))
             command.add_argument("username")
             command.add_argument("password", nargs="?", default="-", help=PASSWORD_HELP)
-        quota = commands.add_parser("set-quota", help="set the room for mail, in MB; 0 is no limit")
+        words = "set the room for mail, in MB; 0 is no limit"
+        quota = commands.add_parser("set-quota", help=words, **example("user-cli set-quota john 2000"))
         quota.add_argument("username")
         quota.add_argument("quota_mb", type=int)
         for name, words in (("delete", "delete an account with all its data"), ("info", "show an account")):
-            commands.add_parser(name, help=words).add_argument("username")
+            commands.add_parser(name, help=words, **example(f"user-cli {name} john")).add_argument("username")
 
     def handle(self, *args: Any, **options: Any) -> None:
         act = getattr(self, "_" + options["command"].replace("-", "_"))

@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from accounts.command import PlainCommand
+from accounts.command import PlainCommand, example
 from accounts.models import Organization
 from accounts.names import InvalidName, fold_address, parse_address, parse_domain
 from queue import suppression_files, suppression_list
@@ -34,19 +34,23 @@ class Command(PlainCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         acts = parser.add_subparsers(dest="act", required=True, metavar="add|remove|import|export")
-        add = acts.add_parser("add", help="enter one address, or change its row")
+        form = example('manage.py suppressions add bob@dest.example --organization Example --words "asked by phone"')
+        add = acts.add_parser("add", help="enter one address, or change its row", **form)
         add.add_argument("address")
         add.add_argument("--reason", choices=_REASONS, default=Suppression.Reason.MANUAL.value)
         add.add_argument("--words", default="", help="why, for whoever reads it later")
         add.add_argument("--days", type=int, default=0, help="how long it holds (default: until it is removed)")
-        remove = acts.add_parser("remove", help="remove one address")
+        form = example("manage.py suppressions remove bob@dest.example --organization Example")
+        remove = acts.add_parser("remove", help="remove one address", **form)
         remove.add_argument("address")
-        load = acts.add_parser("import", help="enter the addresses of a CSV file, or of standard input (-)")
+        form = example("manage.py suppressions import list.csv --organization Example --dry-run")
+        load = acts.add_parser("import", help="enter the addresses of a CSV file, or of standard input (-)", **form)
         load.add_argument("file", help="the file; - for standard input")
         load.add_argument("--reason", choices=_REASONS, default=Suppression.Reason.MANUAL.value)
         load.add_argument("--dry-run", action="store_true", help="only say what would happen")
         load.add_argument("--skip-invalid", action="store_true", help="enter the good lines of a file with errors")
-        export = acts.add_parser("export", help="write the list as CSV to standard output")
+        form = example("manage.py suppressions export --organization Example > list.csv")
+        export = acts.add_parser("export", help="write the list as CSV to standard output", **form)
         for act in (add, remove, load, export):
             act.add_argument("--organization", default="", help="whose list, by name (default: the whole system's)")
             act.add_argument("--domain", default="", help="only mail from this sending domain of the organization")
