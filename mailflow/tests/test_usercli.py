@@ -13,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, load_command_class
 from django.db import connection
 
 from accounts import credentials
@@ -98,6 +98,13 @@ def test_info(john: User) -> None:
 # --- the rest ---
 
 
+@pytest.mark.parametrize(("variable", "name"), [("user-cli", "user-cli"), ("", "manage.py usercli")])
+def test_its_help_calls_itself_as_it_was_called(monkeypatch: pytest.MonkeyPatch, variable: str, name: str) -> None:
+    monkeypatch.setenv("USER_CLI_NAME", variable)
+    parser = load_command_class("mailflow", "usercli").create_parser("manage.py", "usercli")
+    assert parser.format_usage().startswith(f"usage: {name} [-h]")
+
+
 def test_info_of_who_never_logged_in_and_has_no_quota(john: User) -> None:
     User.objects.update(quota_mb=0, is_active=False)
     printed = user_cli("info john@example.com")
@@ -178,6 +185,8 @@ def test_the_program_runs_from_anywhere_and_ends_with_status_1_on_any_mistake(tm
             check=False,
         )
 
+    assert run("--help").stdout.startswith("usage: user-cli [-h]")
+    assert run("create", "--help").stdout.startswith("usage: user-cli create [-h]")
     made = run("create", "john", "john@example.com", typed=f"{PASSWORD}\n")
     assert made.returncode == 0 and made.stdout.startswith("User created successfully:\n"), made.stderr
     for arguments in (("set-quota", "john", "much"), ("info", "nobody"), ("nothing",), ("verify", "john", "wrong")):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import getpass
+import os
 import sys
 from typing import Any
 
@@ -37,6 +38,8 @@ class Command(PlainCommand):
     examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
+        # bin/user-cli sets it. Subcommands take the name over when they are made.
+        parser.prog = os.environ.get("USER_CLI_NAME") or parser.prog
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
         create = commands.add_parser(
             "create",
