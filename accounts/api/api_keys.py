@@ -17,12 +17,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts import keys, users
-from accounts.addresses import may_send_as_each
+from accounts import key_senders, keys, users
 from accounts.api.asking import NEEDS_ADMIN, by, caller, checked, demand
 from accounts.api.paging import PageOfItems, page_of, window_of
 from accounts.api.problems import Conflict
-from accounts.models import ApiKey, Domain, Scope, User
+from accounts.models import ApiKey, Scope, User
 from accounts.models.api_key import DEFAULT_SCOPES, MAX_SENDERS
 from accounts.names import InvalidName, parse_address, parse_domain
 from accounts.roles import Access, access_to_user, is_admin_of, is_staff, outranks, own_organization_id
@@ -270,18 +269,12 @@ def _owner(request: Request, named: str | None) -> User:
 
 
 def _check_senders(owner: User, values: dict[str, Any]) -> None:
-    """Refuse senders that the key's user could not use anyway: the key would be of no use there."""
-    addresses = {parse_address(text) for text in values.get("allowed_addresses", ())}
-    strangers = addresses - may_send_as_each(owner, addresses) if addresses else set()
-    if strangers:
-        raise ValidationError({"allowed_addresses": f"Its user may not send from {min(map(str, strangers))}."})
-    names = values.get("allowed_domains", ())
-    if names and not owner.is_superuser:
-        held = set(
-            Domain.objects.filter(name__in=names, organization=owner.organization).values_list("name", flat=True)
+    try:
+        key_senders.check(
+            owner, domains=values.get("allowed_domains", ()), addresses=values.get("allowed_addresses", ())
         )
-        if missing := set(names) - held:
-            raise ValidationError({"allowed_domains": f"{min(missing)} is not a domain of its user's organization."})
+    except key_senders.NotHeld as error:
+        raise ValidationError({error.field: str(error)}) from None
 
 
 def _item(key: ApiKey) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from accounts import keys
-from accounts.models import User
+from accounts.models import ApiKey, Domain, Organization, User
 
 pytestmark = pytest.mark.django_db
 
@@ -67,6 +67,25 @@ def test_scopes_senders_and_an_end_may_be_given() -> None:
     assert key is not None and key.scopes == ["send", "read"]
     assert (key.allowed_domains, key.allowed_addresses) == (["shop.example", "b.example"], ["jane@c.example"])
     assert key.expires_at is not None and 29 <= (key.expires_at - timezone.now()).days <= 30
+
+
+@pytest.mark.parametrize(
+    ("sender", "words"),
+    [
+        (["--domain", "example.com", "--domain", "Other.org"], "--domain: other.org is not a domain of its user's "),
+        (["--address", "alice@example.com", "--address", "x@other.org"], "--address: Its user may not send from x@o"),
+    ],
+)
+def test_a_key_is_not_made_for_senders_that_its_user_does_not_hold(sender: list[str], words: str) -> None:
+    organization = Organization.objects.create(name="Example")
+    Domain.objects.create(name="example.com", organization=organization, is_trusted=True)
+    Domain.objects.create(name="other.org", organization=Organization.objects.create(name="Other"), is_trusted=True)
+    User.objects.create_user("alice", "alice@example.com", organization=organization)
+    with pytest.raises(CommandError, match=words):
+        run("--name", "n", "--user", "alice", *sender)
+    assert not ApiKey.objects.exists()
+    run("--name", "n", "--user", "alice", *sender[:2])
+    assert ApiKey.objects.exists()
 
 
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:

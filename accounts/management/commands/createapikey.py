@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from accounts import keys, users
+from accounts import key_senders, keys, users
 from accounts.command import PlainCommand
 from accounts.models import ApiKey, Scope, User
 from accounts.models.api_key import DEFAULT_SCOPES
@@ -57,14 +57,17 @@ class Command(PlainCommand):
         if not 1 <= limit <= MAX_LIMIT:
             raise CommandError(f"--limit must be from 1 to {MAX_LIMIT}, not {limit}.")
         user = _user(options["user"])
+        domains = [_domain(domain) for domain in options["domain"]]
+        addresses = [_address(address) for address in options["address"]]
+        _check_senders(user, domains, addresses)
         key, text = keys.create(
             name,
             user,
             daily_limit=limit,
             test=options["test"],
             scopes=[scope for scope in Scope.values if scope in (options["scope"] or DEFAULT_SCOPES)],
-            allowed_domains=[_domain(domain) for domain in options["domain"]],
-            allowed_addresses=[_address(address) for address in options["address"]],
+            allowed_domains=domains,
+            allowed_addresses=addresses,
             expires_at=_expiry(options["expires_in_days"]),
             actor="createapikey",
         )
@@ -84,6 +87,14 @@ def _address(text: str) -> str:
         return fold_address(str(parse_address(text)))
     except InvalidName as error:
         raise CommandError(f"--address {text!r} is not an address: {error}.") from None
+
+
+def _check_senders(user: User, domains: list[str], addresses: list[str]) -> None:
+    try:
+        key_senders.check(user, domains=domains, addresses=addresses)
+    except key_senders.NotHeld as error:
+        option = "--domain" if error.field == "allowed_domains" else "--address"
+        raise CommandError(f"{option}: {error}") from None
 
 
 def _expiry(days: int | None) -> dt.datetime | None:
