@@ -161,9 +161,9 @@ def _is_alias(domain: Domain, local_part: str) -> bool:
 
 def _what_is_taken(user: User) -> str:
     others = User.objects.exclude(pk=user.pk)
-    if others.filter(email=user.email).exists():
-        return f"The address {user.email} is another account's."
-    return f"A user named {user.username} exists already."
+    if others.filter(username=user.username).exists():  # first, for where both are: who is made twice is this user
+        return f"A user named {user.username} exists already."
+    return f"The address {user.email} is another account's."
 
 
 def _trail(kind: str, user: User, actor: str, client: str, detail: str) -> None:

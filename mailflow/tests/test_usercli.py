@@ -136,6 +136,7 @@ def test_an_organization_and_a_quota_may_be_named(organization: Organization) ->
     ("line", "words"),
     [
         ("create john jane@example.com MyP@ssw0rd", "A user named john exists already."),
+        ("create john john@example.com MyP@ssw0rd", "A user named john exists already."),
         ("create jane john@example.com MyP@ssw0rd", "john@example.com is another account's"),
         ("create jane jane@example.com short", "password: This password is too short"),
         ("create jane jane MyP@ssw0rd", "email: Not a valid address"),
