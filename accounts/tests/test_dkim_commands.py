@@ -82,6 +82,14 @@ def test_what_is_wrong_is_said_in_one_line(domain: Domain, arguments: list[str],
     assert "\n" not in str(error.value)
 
 
+def test_nothing_is_printed_as_prepared_that_cannot_be(domain: Domain) -> None:
+    long = Domain.objects.create(name=".".join(["a" * 60] * 4), organization=domain.organization)
+    out = StringIO()
+    with pytest.raises(CommandError, match="too long"):
+        call_command("dkimkey", "rotate", long.name, "--prepare", stdout=out)
+    assert not out.getvalue()
+
+
 def test_reseal_lets_an_older_key_go(domain: Domain, settings: Any) -> None:
     settings.ENCRYPTION_KEYS = [OLD]
     dkim.ensure_keys(domain)

@@ -158,9 +158,11 @@ def test_an_organization_and_a_quota_may_be_named(organization: Organization) ->
 )
 def test_what_is_wrong_is_said_in_one_line(john: User, line: str, words: str) -> None:
     Organization.objects.create(name="Other")
+    out = StringIO()
     with pytest.raises(CommandError) as error:
-        user_cli(line)
+        call_command("usercli", *line.split(), stdout=out)
     assert words in str(error.value) and "\n" not in str(error.value)
+    assert not out.getvalue()
     assert User.objects.count() == 1
 
 

@@ -89,10 +89,11 @@ class Command(PlainCommand):
     def _rotate(self, options: dict[str, Any]) -> None:
         domain = _domain(options["domain"])
         if options["prepare"]:
+            prepared = dkim.prepare(domain, actor=ACTOR)
             self.stdout.write(
                 f"Prepared. Publish in DNS, then: manage.py dkimkey rotate {domain.name}; until then the old keys sign."
             )
-            self._write_records(dkim.prepare(domain, actor=ACTOR))
+            self._write_records(prepared)
             return
         active = dkim.rotate(domain, actor=ACTOR)
         days = dkim.KEEP_PUBLISHED.days

@@ -86,9 +86,10 @@ class Command(PlainCommand):
         self.stdout.write(f"  Username: {made.username}\n  Email: {made.email}\n  ID: {made.pk}")
 
     def _list(self, options: dict[str, Any]) -> None:
+        limit = _number("--limit", options["limit"], 1)
         alive = User.objects.filter(deleted_at__isnull=True)
         self.stdout.write("Users:")
-        for number, user in enumerate(alive.order_by("pk")[: _number("--limit", options["limit"], 1)], 1):
+        for number, user in enumerate(alive.order_by("pk")[:limit], 1):
             self.stdout.write(f"  {number}. {user.username} ({user.email}) - Created: {user.date_joined:%Y-%m-%d}")
         self.stdout.write(f"Total: {alive.count()}")
 
