@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser, DjangoHelpFormatter
+from django.db import DatabaseError, InterfaceError
 
 
 class PlainCommand(BaseCommand):
@@ -18,6 +19,15 @@ class PlainCommand(BaseCommand):
         # those of subcommands do as it does.
         self._called_from_command_line = False
         return super().create_parser(prog_name, subcommand, **{**_below_help(self.examples), **kwargs})
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """Run the command; a database that is away, or was not migrated, is no bug to show a traceback of."""
+        try:
+            return super().execute(*args, **options)
+        except (DatabaseError, InterfaceError) as error:
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            words = f"The database does not answer as it should: {first_line} (manage.py migrate makes its tables)"
+            raise CommandError(words) from error
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run from a command line. What `handle` refuses Django tells in one line; a wrong argument is told here."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, get_commands, load_command_class
 from django.core.management.base import BaseCommand
+from django.db import connection, transaction
 
 from mailproj.tests.starting import environment, run
 
@@ -97,3 +98,22 @@ def test_the_program_ends_with_status_1(tmp_path: Path) -> None:
     ended = run(["manage.py", "createapikey", "--limit", "5"], environment(tmp_path))
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == "CommandError: the following arguments are required: --name; --help tells more\n"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("line", ["queue list", "createapikey --name x", "suppressions export", "dkimkey list"])
+def test_a_database_without_tables_is_told_in_one_line(
+    line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = line.split()[0]
+
+    def handle(*_args: object, **_options: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM no_such_table")
+
+    there = command(name)
+    monkeypatch.setattr(there, "handle", handle)
+    with transaction.atomic(), pytest.raises(SystemExit) as ended:
+        there.run_from_argv(["manage.py", *line.split()])
+    printed = capsys.readouterr()
+    assert ended.value.code == 1 and printed.err.count("\n") == 1 and "migrate makes its tables" in printed.err

@@ -13,7 +13,6 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 from tqdm import tqdm
 
@@ -94,9 +93,6 @@ class Command(PlainCommand):
             doing(options)
         except BrokenPipeError:
             sys.stderr.close()  # `| head` has enough
-        except (DatabaseError, InterfaceError) as error:
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CommandError(f"The database does not answer as it should: {first_line}") from None
 
     # --- looking ------------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,7 @@ import getpass
 import sys
 import time
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError
+from django.core.management.base import BaseCommand, CommandParser
 
 from accounts.command import PlainCommand
 from queue.models import Entry
@@ -41,15 +40,12 @@ class Command(PlainCommand):
     def handle(
         self, *_args: object, until_idle: bool, reset: bool, advance: dt.timedelta | None, **_options: object
     ) -> None:
-        try:
-            if reset:
-                self._reset()
-            elif until_idle or advance is not None:
-                self._advance(advance)
-            else:
-                self._show()
-        except DatabaseError as error:
-            raise CommandError(f"The database does not answer as it should: {str(error).splitlines()[0]}") from None
+        if reset:
+            self._reset()
+        elif until_idle or advance is not None:
+            self._advance(advance)
+        else:
+            self._show()
 
     def _show(self) -> None:
         ahead = clock.ahead()
