@@ -31,6 +31,14 @@ class TextField(serializers.CharField):
         return super().to_internal_value(data)
 
 
+@extend_schema_field({"type": ["string", "integer"]})
+class IdOrNameField(TextField):
+    """An id, as the number that answers have or as a text, or a name; its value is the text."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        return super().to_internal_value(str(data) if type(data) is int else data)
+
+
 class NamedAddressField(TextField):
     """`a@example.com` or `Name <a@example.com>`; its value is a `Named`."""
 

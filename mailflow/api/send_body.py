@@ -19,10 +19,10 @@ from mailflow.api.fields import (
     BodyTextField,
     HeadersField,
     HeaderTextField,
+    IdOrNameField,
     MetadataField,
     NamedAddressField,
     TagsField,
-    TextField,
 )
 from mailflow.compose import Draft, Named
 from mailflow.spool.accepted import Labels
@@ -52,7 +52,7 @@ class SendBody(serializers.Serializer[Any]):
     scheduled_at = serializers.DateTimeField(
         required=False, help_text="When it is to be sent: a time with its zone, at most 90 days ahead."
     )
-    template = TextField(required=False, max_length=100, help_text="A template's id or name.")
+    template = IdOrNameField(required=False, max_length=100, help_text="A template's id or name.")
     template_data = serializers.DictField(required=False, help_text="What the template is filled in with.")
     raw = Base64Field(
         required=False, help_text="A whole message (RFC 5322) in base64, which is sent as it is, in place of its parts."

@@ -184,7 +184,7 @@ def template(alice: User) -> MailTemplate:
 
 
 def test_a_template_is_filled_in_by_its_name_or_its_id(key: str, template: MailTemplate) -> None:
-    for named in ("welcome", str(template.pk)):
+    for named in ("welcome", str(template.pk), template.pk):
         body = {"to": "user@example.com", "template": named, "template_data": {"name": "Tom & <Jerry>"}}
         assert post(key, body).status_code == 202
     read = message_from_bytes(content.read(Message.objects.order_by("-pk")[0].pk), policy=policy.default)
@@ -195,7 +195,7 @@ def test_a_template_is_filled_in_by_its_name_or_its_id(key: str, template: MailT
 
 def test_another_organizations_template_does_not_exist(key: str, template: MailTemplate) -> None:
     MailTemplate.objects.update(organization=Organization.objects.create(name="Other"))
-    for named in ("welcome", str(template.pk)):
+    for named in ("welcome", str(template.pk), template.pk, -1, 10**30):
         assert fields_of(post(key, {"to": "user@example.com", "template": named})) == {"template"}
 
 
