@@ -29,7 +29,11 @@ _COMPOSITE = {"multipart", "message"}
 
 
 class InvalidAttachment(ValueError):
-    """What cannot be attached; the text says which rule."""
+    """What cannot be attached; the text says which rule, `part` which of the attachment's parts breaks it."""
+
+    def __init__(self, part: str, rule: str) -> None:
+        super().__init__(rule)
+        self.part = part
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +54,22 @@ def check(attachment: Attachment) -> None:
     """Raise `InvalidAttachment` for what has no place in a header or would have to be more than octets."""
     name = attachment.filename
     if not name or len(name.encode(errors="replace")) > MAX_FILENAME_OCTETS:
-        raise InvalidAttachment(f"a file name has 1 to {MAX_FILENAME_OCTETS} octets")
+        raise InvalidAttachment("filename", f"a file name has 1 to {MAX_FILENAME_OCTETS} octets")
     if not name.isprintable() or "/" in name or "\\" in name or name != name.strip():
-        raise InvalidAttachment("a file name has printable characters, without / and \\, and no space at its ends")
+        raise InvalidAttachment(
+            "filename", "a file name has printable characters, without / and \\, and no space at its ends"
+        )
     found = _TYPE.match(attachment.content_type)
     if found is None:
-        raise InvalidAttachment("a content type is such as image/png")
+        raise InvalidAttachment("content_type", "a content type is such as image/png")
     if found["main"].lower() in _COMPOSITE:
-        raise InvalidAttachment(f"content of the type {found['main'].lower()}/… cannot be attached as octets")
+        raise InvalidAttachment(
+            "content_type", f"content of the type {found['main'].lower()}/… cannot be attached as octets"
+        )
     if attachment.content_id and not _CONTENT_ID.match(attachment.content_id):
-        raise InvalidAttachment(f"a content id has 1 to {MAX_CONTENT_ID} ASCII characters, without spaces and brackets")
+        raise InvalidAttachment(
+            "content_id", f"a content id has 1 to {MAX_CONTENT_ID} ASCII characters, without spaces and brackets"
+        )
 
 
 def body(text: str | None, html: str | None, attachments: Sequence[Attachment] = ()) -> bytes:

@@ -36,7 +36,7 @@ class TargetsField(serializers.ListField):
         super().__init__(min_length=1, max_length=MAX_TARGETS, **kwargs)
 
     def to_internal_value(self, data: Any) -> Any:
-        return super().to_internal_value([data] if isinstance(data, str) else data)
+        return [self.child.run_validation(data)] if isinstance(data, str) else super().to_internal_value(data)
 
 
 class AliasBody(serializers.Serializer[Any]):

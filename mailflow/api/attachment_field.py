@@ -66,7 +66,7 @@ def _attachment(item: Any) -> Attachment:
         mime.check(found)
     except InvalidAttachment as error:
         text = str(error)
-        raise serializers.ValidationError(f"{text[:1].upper()}{text[1:]}.") from None
+        raise serializers.ValidationError({error.part: [f"{text[:1].upper()}{text[1:]}."]}) from None
     return found
 
 

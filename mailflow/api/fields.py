@@ -48,12 +48,12 @@ class NamedAddressField(TextField):
 
 @extend_schema_field({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 class AddressListField(serializers.ListField):
-    """One address or a list of them."""
+    """One address or a list of them; what is wrong with the one names the field, and no place in a list."""
 
     child = NamedAddressField()
 
     def to_internal_value(self, data: Any) -> Any:
-        return super().to_internal_value([data] if isinstance(data, str) else data)
+        return [self.child.run_validation(data)] if isinstance(data, str) else super().to_internal_value(data)
 
 
 class HeaderTextField(TextField):
@@ -141,7 +141,8 @@ class TagsField(serializers.ListField):
     child = TagField(TAG, error_messages={"invalid": "A tag has 1 to 64 letters, digits or . _ : - signs."})
 
     def to_internal_value(self, data: Any) -> Any:
-        found = list(dict.fromkeys(super().to_internal_value([data] if isinstance(data, str) else data)))
+        words = [self.child.run_validation(data)] if isinstance(data, str) else super().to_internal_value(data)
+        found = list(dict.fromkeys(words))
         if len(found) > MAX_TAGS:
             raise serializers.ValidationError(f"At most {MAX_TAGS} tags.")
         return found

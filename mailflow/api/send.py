@@ -236,7 +236,7 @@ class SendView(Door):
                 receipt = receiver.accept_blocking(submission)
         except (Refused, Unavailable, problems.Unprocessable) as error:
             counters.add("http.sends.refused")
-            raise problem(error, caller.key) from None
+            raise problem(error, caller.key, body) from None
         finish(reservation, [0])
         self.usage = receipt.usage
         note_accepted(receipt, len(submission.content), caller)
@@ -273,8 +273,11 @@ def note_accepted(receipt: Receipt, octets: int, caller: Caller) -> None:
         counters.add("http.rate_limit.allowed")
 
 
-def problem(error: Exception, key: ApiKey | None) -> Exception:
-    """Say over HTTP what the receiver says in SMTP's words; anything else stays what it is."""
+def problem(error: Exception, key: ApiKey | None, body: Any) -> Exception:
+    """Say over HTTP what the receiver says in SMTP's words; anything else stays what it is.
+
+    What is refused of the content comes of `raw` where the body has that, since what is composed keeps the rules.
+    """
     if isinstance(error, Unavailable):
         log.warning("send_unavailable", cause=error.cause)
         return problems.ServiceUnavailable()
@@ -288,7 +291,8 @@ def problem(error: Exception, key: ApiKey | None) -> Exception:
         return problems.PlanLimitReached(_until_tomorrow(), f"{error.reply.text}.")
     if error.reply.code == TOO_BIG:
         return problems.TooLarge(f"{error.reply.text}.")
-    return problems.Unprocessable({"non_field_errors": [f"{error.reply.text}."]})
+    field = "raw" if isinstance(body, dict) and body.get("raw") is not None else "non_field_errors"
+    return problems.Unprocessable({field: [f"{error.reply.text}."]})
 
 
 @contextmanager

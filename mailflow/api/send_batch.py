@@ -146,19 +146,21 @@ class SendBatchView(Door):
             except problems.Unprocessable as error:
                 results[number] = self._refused(error)
         for number, result in zip(made, receiver.accept_each(list(made.values())), strict=True):
-            results[number] = self._result(made[number], result, caller)
+            results[number] = self._result(made[number], result, caller, messages[number])
         known |= idempotency.accepted(set(ids) - {""} - known)  # those of a request with the same key beside this one
         return [
             {"status": "queued", "email_id": message_id} if message_id in known else results[number]
             for number, message_id in enumerate(ids)
         ]
 
-    def _result(self, submission: Submission, result: Receipt | Exception, caller: Caller) -> dict[str, Any]:
+    def _result(
+        self, submission: Submission, result: Receipt | Exception, caller: Caller, message: Any
+    ) -> dict[str, Any]:
         if isinstance(result, Receipt):
             self.usage = result.usage or self.usage
             note_accepted(result, len(submission.content), caller)
             return {"status": "queued", "email_id": result.message_id}
-        return self._refused(problem(result, caller.key))
+        return self._refused(problem(result, caller.key, message))
 
     def _refused(self, error: Exception) -> dict[str, Any]:
         """Say what a request with this message alone would have been answered."""

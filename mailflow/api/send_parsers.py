@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
 from typing import IO, Any
 
 from django.http import QueryDict
-from rest_framework.exceptions import ParseError
 from rest_framework.parsers import BaseParser, MultiPartParser
+from rest_framework.utils import json
+
+from accounts.api import problems
 
 _LISTS = {"to", "recipient", "cc", "bcc", "reply_to", "tags"}
 _OBJECTS = {"headers", "metadata", "template_data"}
@@ -60,5 +61,5 @@ def _inline(file: Any) -> dict[str, Any]:
 def _json(name: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
-        raise ParseError(f"The field {name!r} of the form is not valid JSON.") from None
+    except (ValueError, RecursionError):
+        raise problems.Unprocessable({name: ["In a form it is an object in JSON; this is not valid JSON."]}) from None

@@ -147,8 +147,10 @@ def test_an_administrator_may_send_as_anyone() -> None:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"to": "nobody"}, "to.0"), ({"to": ["a@example.com", "b@"]}, "to.1"), ({"to": []}, "to"), ({"to": None}, "to"),
-        ({"to": 5}, "to"), ({"to": "a@example.com, b@example.com"}, "to.0"), ({"cc": "x"}, "cc.0"),
+        ({"to": "nobody"}, "to"), ({"to": ["a@example.com", "b@"]}, "to.1"), ({"to": ""}, "to"),
+        ({"to": ["nobody"]}, "to.0"), ({"tags": "a b"}, "tags"), ({"reply_to": "x"}, "reply_to"),
+        ({"to": []}, "to"), ({"to": None}, "to"),
+        ({"to": 5}, "to"), ({"to": "a@example.com, b@example.com"}, "to"), ({"cc": "x"}, "cc"),
         ({"subject": "a\r\nBcc: x@example.com"}, "subject"), ({"subject": {"a": 1}}, "subject"),
         ({"headers": {"X-A": "1\n2"}}, "headers.X-A"),
         ({"headers": {"DKIM-Signature": "v=1"}}, "headers.DKIM-Signature"),
@@ -161,10 +163,13 @@ def test_an_administrator_may_send_as_anyone() -> None:
         ({"text_body": None, "html_body": None}, "body"), ({"attachments": [{"name": "a"}]}, "attachments.0.filename"),
         ({"attachments": "a"}, "attachments"),
         ({"attachments": [{"filename": "a", "content": "%"}]}, "attachments.0.content"),
-        ({"attachments": [{"filename": "../a", "content": ""}]}, "attachments.0"),
-        ({"attachments": [{"filename": "a", "content": "", "content_type": "a\r\nb"}]}, "attachments.0"),
-        ({"attachments": [{"filename": "a", "content": "", "content_type": "multipart/mixed"}]}, "attachments.0"),
-        ({"attachments": [{"filename": "a", "content": "", "content_id": "<x>"}]}, "attachments.0"),
+        ({"attachments": [{"filename": "../a", "content": ""}]}, "attachments.0.filename"),
+        ({"attachments": [{"filename": "a", "content": "", "content_type": "a\r\nb"}]}, "attachments.0.content_type"),
+        (
+            {"attachments": [{"filename": "a", "content": "", "content_type": "multipart/mixed"}]},
+            "attachments.0.content_type",
+        ),
+        ({"attachments": [{"filename": "a", "content": "", "content_id": "<x>"}]}, "attachments.0.content_id"),
         ({"attachments": [{"filename": "a", "content": "", "content_id": "x"}] * 2}, "attachments"),
         ({"attachments": [{"filename": "a", "content": ""}] * 101}, "attachments"),
         ({"tags": ["a b"]}, "tags.0"), ({"tags": [f"t{n}" for n in range(11)]}, "tags"), ({"tags": {"a": 1}}, "tags"),
@@ -185,6 +190,7 @@ def test_what_cannot_be_sent_is_refused_naming_the_field_and_costs_nothing(
     answer = send(body={**R5, **change}, key=key)
     assert answer.status_code == 422 and answer["Content-Type"] == "application/problem+json"
     assert field in fields_of(answer), answer.json()
+    assert not fields_of(answer) & {f"{field}.0", ""}, answer.json()
     assert answer.json()["code"] == "VALIDATION_ERROR" and field in answer.json()["detail"]
     assert answer["X-RateLimit-Remaining"] == "3"
     assert not DailyUsage.objects.filter(count__gt=0).exists() and not Message.objects.exists()

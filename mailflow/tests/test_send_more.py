@@ -88,9 +88,11 @@ def test_a_form_brings_its_files_with_it(key: str) -> None:
     assert next(part for part in read.walk() if part["Content-ID"]).get_content() == PNG
 
 
-def test_a_form_with_json_that_is_none_is_refused(key: str) -> None:
-    answer = Client().post("/api/v1/send", {**BODY, "metadata": "{"}, headers={"X-API-Key": key})
-    assert answer.status_code == 422 and "metadata" in answer.json()["detail"]
+@pytest.mark.parametrize("name", ["metadata", "headers", "template_data"])
+@pytest.mark.parametrize("text", ["{", "notjson", '{"a": NaN}', "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
+def test_a_form_with_json_that_is_none_is_refused(key: str, name: str, text: str) -> None:
+    answer = Client().post("/api/v1/send", {**BODY, name: text}, headers={"X-API-Key": key})
+    assert answer.status_code == 422 and fields_of(answer) == {name}, answer.json()
 
 
 def test_tags_and_metadata_are_kept_for_the_sender(key: str) -> None:
@@ -161,7 +163,8 @@ def test_mixed_line_ends_are_mended_where_the_listener_mends_them(key: str, sett
         (RAW.replace(b"From: ", b"From: a@example.com\r\nFrom: "), "raw"),
         (RAW.replace(b"bob@example.org", b"bob"), "to"),
         (RAW.replace(b"To:", b"X-To:").replace(b"Cc:", b"X-Cc:"), "to"), (b"", "raw"),
-        (b"X: " + b"y" * (256 << 10) + b"\r\n" + RAW, "raw"), (RAW + b"a\nb", ""),
+        (b"X: " + b"y" * (256 << 10) + b"\r\n" + RAW, "raw"), (RAW + b"a\nb", "raw"),
+        (RAW + b"a\rb\r\n", "raw"), (b"Received: x\r\n" * 200 + RAW, "raw"),
     ],
 )  # fmt: skip
 def test_a_raw_message_that_cannot_be_sent_is_refused_with_the_reason(key: str, raw: bytes, field: str) -> None:
@@ -169,6 +172,11 @@ def test_a_raw_message_that_cannot_be_sent_is_refused_with_the_reason(key: str, 
     assert answer.status_code == 422, answer.content
     assert fields_of(answer) == {field}
     assert not Message.objects.exists() and not DailyUsage.objects.exists()
+
+
+def test_in_a_batch_too_the_content_that_is_refused_is_the_raw_message(key: str) -> None:
+    [result] = post(key, {"messages": [{"raw": encoded(RAW + b"a\rb")}]}, "/api/v1/send/batch").json()["results"]
+    assert [error["field"] for error in result["errors"]] == ["raw"]
 
 
 # --- templates --------------------------------------------------------------------------------------------------------
@@ -212,7 +220,7 @@ def test_a_batch_has_one_result_for_each_message_in_order(key: str) -> None:
     found = answer.json()
     assert (found["status"], found["queued"], found["refused"]) == ("partly queued", 2, 3)
     assert [result["status"] for result in found["results"]] == ["queued", "refused", "refused", "queued", "refused"]
-    assert found["results"][1]["errors"][0]["field"] == "to.0" and found["results"][1]["code"] == "VALIDATION_ERROR"
+    assert found["results"][1]["errors"][0]["field"] == "to" and found["results"][1]["code"] == "VALIDATION_ERROR"
     assert Message.objects.get(pk=found["results"][3]["email_id"]).subject == "last"
     assert answer["X-RateLimit-Remaining"] == "98"
 
