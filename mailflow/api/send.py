@@ -27,7 +27,7 @@ from accounts.keys import Usage
 from accounts.models import ApiKey, Scope, User
 from mailflow import counters, events, idempotency, receiver, runtime
 from mailflow.api import sending
-from mailflow.api.send_body import SendBody
+from mailflow.api.send_body import SendBody, scheduled_at
 from mailflow.api.send_parsers import BareMessage, FormWithFiles
 from mailflow.api.sending import Caller
 from mailflow.errors import Refused, Unavailable
@@ -77,7 +77,7 @@ class SendAnswer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(choices=["queued"])
     message = serializers.CharField(help_text="For people, in the language of Accept-Language.")
     email_id = serializers.CharField(help_text="msg_…, the message's id everywhere.")
-    scheduled_at = serializers.DateTimeField(required=False, help_text="Only where it was asked for.")
+    scheduled_at = serializers.DateTimeField(required=False, help_text="Only where it was asked for; in UTC.")
 
 
 class Door(APIView):
@@ -252,9 +252,10 @@ class SendView(Door):
 
     def _answer(self, request: Request, message_id: str, body: Any) -> Response:
         words = text(request, "Email queued for delivery")
-        answer = {"status": "queued", "message": words, "email_id": message_id}
-        if body.get("scheduled_at"):
-            answer["scheduled_at"] = body["scheduled_at"]
+        answer: dict[str, Any] = {"status": "queued", "message": words, "email_id": message_id}
+        at = scheduled_at(body)
+        if at is not None:
+            answer["scheduled_at"] = at
         return Response(answer, status=202)
 
 

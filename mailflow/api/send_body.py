@@ -24,10 +24,10 @@ from mailflow.api.fields import (
     NamedAddressField,
     TagsField,
 )
+from mailflow.api.scheduled_at import MAX_AHEAD, TOO_FAR, ScheduledAtField
 from mailflow.compose import Draft, Named
 from mailflow.spool.accepted import Labels
 
-MAX_SCHEDULED = dt.timedelta(days=90)
 _BODIES = ("text_body", "body", "html_body")
 _COMPOSED = (*_BODIES, "subject", "cc", "bcc", "reply_to", "headers", "attachments", "template", "template_data")
 
@@ -49,8 +49,9 @@ class SendBody(serializers.Serializer[Any]):
     attachments = AttachmentsField(required=False)
     tags = TagsField(required=False, help_text="Up to 10 words to find the message by.")
     metadata = MetadataField(required=False, help_text="Up to 50 names with values of your own, kept with the message.")
-    scheduled_at = serializers.DateTimeField(
-        required=False, help_text="When it is to be sent: a time with its zone, at most 90 days ahead."
+    scheduled_at = ScheduledAtField(
+        required=False,
+        help_text=f"When it is to be sent: a day and a time, at most {MAX_AHEAD.days} days ahead; without a zone, UTC.",
     )
     template = IdOrNameField(required=False, max_length=100, help_text="A template's id or name.")
     template_data = serializers.DictField(required=False, help_text="What the template is filled in with.")
@@ -128,11 +129,17 @@ def _excess(attrs: Mapping[str, Any]) -> dict[str, str]:
         errors["to"] = f"At most {settings.SMTP_MAX_RECIPIENTS} recipients, cc and bcc included."
     at = attrs.get("scheduled_at")
     now = timezone.now()
-    if at is not None and at > now + MAX_SCHEDULED:
-        errors["scheduled_at"] = f"At most {MAX_SCHEDULED.days} days ahead."
+    if at is not None and at > now + MAX_AHEAD:
+        errors["scheduled_at"] = TOO_FAR
     if at is not None and at < now - dt.timedelta(minutes=5):
         errors["scheduled_at"] = "That time is past."
     return errors
+
+
+def scheduled_at(body: Mapping[str, Any]) -> dt.datetime | None:
+    """Return the time that a body which was accepted asks for, in UTC."""
+    text = body.get("scheduled_at")
+    return None if text is None else ScheduledAtField().to_internal_value(text)
 
 
 def recipients(data: Mapping[str, Any]) -> list[Address]:

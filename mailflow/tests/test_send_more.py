@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from email import message_from_bytes, policy
 from typing import Any
 
@@ -13,6 +14,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from accounts import keys
 from accounts.models import DailyUsage, Organization, User
@@ -107,13 +109,28 @@ def test_what_has_no_labels_writes_no_rows_for_them(key: str) -> None:
     assert not Tag.objects.exists() and not Metadata.objects.exists()
 
 
-def test_a_time_to_send_at_is_handed_over_and_answered(key: str, handed_over: MemoryHandoff) -> None:
-    at = "2026-12-24T18:00:00+01:00"
-    body = {**BODY, "scheduled_at": at}
-    answer = post(key, body)
-    assert answer.status_code == 202 and answer.json()["scheduled_at"] == at
-    scheduled_at = handed_over.accepted[0].scheduled_at
-    assert scheduled_at is not None and scheduled_at.isoformat() == "2026-12-24T17:00:00+00:00"
+@pytest.mark.parametrize("zone", ["+01:00", "Z", ""])
+def test_a_time_to_send_at_is_handed_over_and_answered_in_utc(key: str, handed_over: MemoryHandoff, zone: str) -> None:
+    at = (timezone.now() + timedelta(days=30)).replace(hour=18, minute=0, second=0, microsecond=0)
+    meant = at - timedelta(hours=zone == "+01:00")
+    for _ in range(2):  # the second answer is that of a repeated request
+        answer = post(key, {**BODY, "scheduled_at": f"{at:%Y-%m-%dT%H:%M:%S}{zone}"}, **{"Idempotency-Key": "one"})
+        assert answer.status_code == 202 and answer.json()["scheduled_at"] == f"{meant:%Y-%m-%dT%H:%M:%SZ}"
+    assert [accepted.scheduled_at for accepted in handed_over.accepted] == [meant]
+
+
+@pytest.mark.parametrize(
+    ("days", "form", "words"),
+    [
+        (2, "%Y-%m-%d", "A day alone is no time"), (2, "%Y%m%d", "A day alone is no time"),
+        (91, "%Y-%m-%dT%H:%MZ", "At most 90 days ahead"), (-1, "%Y-%m-%dT%H:%MZ", "past"),
+        (2, "soon", "A time such as"),
+    ],
+)  # fmt: skip
+def test_what_is_no_time_to_send_at_is_refused_in_words(key: str, days: int, form: str, words: str) -> None:
+    answer = post(key, {**BODY, "scheduled_at": f"{timezone.now() + timedelta(days=days):{form}}"})
+    assert answer.status_code == 422 and fields_of(answer) == {"scheduled_at"}
+    assert words in answer.json()["detail"]
 
 
 # --- raw messages -----------------------------------------------------------------------------------------------------

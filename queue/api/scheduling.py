@@ -15,11 +15,11 @@ from rest_framework.views import APIView
 
 from accounts.api.problems import Conflict
 from accounts.models import Scope, User
+from mailflow.api.scheduled_at import MAX_AHEAD, TOO_FAR
 from mailflow.api.visibility import owns, visible_messages
 from mailflow.models import Message
 from queue import control
 from queue.control import NotScheduled
-from queue.control.orders import MAX_AHEAD
 from queue.moments import MOMENT_WORDS, InvalidMoment, parse_moment
 
 
@@ -35,12 +35,15 @@ class TimeToSendField(serializers.CharField):
         if at < now - dt.timedelta(seconds=1):
             raise serializers.ValidationError("The time has passed; now means at once.")
         if at > now + MAX_AHEAD:
-            raise serializers.ValidationError(f"A time within {MAX_AHEAD.days} days is needed.")
+            raise serializers.ValidationError(TOO_FAR)
         return at
 
 
 class RescheduleBody(serializers.Serializer[Any]):
-    scheduled_at = TimeToSendField(help_text=f"{MOMENT_WORDS[:1].upper()}{MOMENT_WORDS[1:]}; `now` means at once.")
+    scheduled_at = TimeToSendField(
+        help_text=f"{MOMENT_WORDS[:1].upper()}{MOMENT_WORDS[1:]}, at most {MAX_AHEAD.days} days ahead; "
+        "`now` means at once."
+    )
 
 
 class Scheduled(serializers.Serializer[Any]):

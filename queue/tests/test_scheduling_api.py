@@ -131,9 +131,16 @@ def test_who_may(alice: User, message: Message) -> None:
     assert post(root, "msg_abc123", "cancel").status_code == 404
 
 
-@pytest.mark.parametrize("at", ["", "yesterday", "2020-01-01", "9999-01-01", "400d", None, 5, ["2h"]])
+@pytest.mark.parametrize("at", ["", "yesterday", "2020-01-01", "9999-01-01", "91d", None, 5, ["2h"]])
 def test_a_wrong_time_is_refused_by_name(alice: User, message: Message, at: Any) -> None:
     answer = post(alice, message, "reschedule", scheduled_at=at)
     assert answer.status_code == 400
     assert [error["field"] for error in answer.json()["errors"]] == ["scheduled_at"]
     assert post(alice, message, "reschedule").status_code == 400
+
+
+def test_it_may_be_put_as_far_ahead_as_it_may_be_sent(alice: User, message: Message) -> None:
+    assert post(alice, message, "reschedule", scheduled_at="90d").status_code == 200
+    assert post(alice, message, "reschedule", scheduled_at="91d").json()["detail"] == (
+        "scheduled_at: At most 90 days ahead."
+    )
