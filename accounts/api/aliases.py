@@ -18,6 +18,7 @@ from rest_framework.views import APIView
 
 from accounts import aliases
 from accounts.api.asking import by, by_number, caller, checked, demand
+from accounts.api.fields import TextField
 from accounts.api.paging import PageOfItems, page_of, window_of
 from accounts.api.problems import Conflict
 from accounts.models import Alias, Domain
@@ -30,7 +31,7 @@ from accounts.roles import access_to_organization, is_staff, own_organization_id
 class TargetsField(serializers.ListField):
     """One address or a list of them."""
 
-    child = serializers.CharField(max_length=254)
+    child = TextField(max_length=254)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(min_length=1, max_length=MAX_TARGETS, **kwargs)
@@ -50,11 +51,11 @@ class AliasBody(serializers.Serializer[Any]):
 class NewAliasBody(AliasBody):
     """The address, or its two parts."""
 
-    address = serializers.CharField(
+    address = TextField(
         required=False, max_length=320, help_text="Such as sales@example.com, or *@example.com for the catch-all."
     )
     domain_id = serializers.IntegerField(required=False, min_value=1, max_value=2**63 - 1)
-    local_part = serializers.CharField(required=False, max_length=128)
+    local_part = TextField(required=False, max_length=128)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if ("address" in attrs) == ("local_part" in attrs or "domain_id" in attrs):

@@ -19,6 +19,7 @@ from rest_framework.views import APIView
 
 from accounts import key_senders, keys, users
 from accounts.api.asking import NEEDS_ADMIN, by, caller, checked, demand
+from accounts.api.fields import IdOrNameField, TextField
 from accounts.api.paging import PageOfItems, page_of, window_of
 from accounts.api.problems import Conflict
 from accounts.models import ApiKey, Scope, User
@@ -33,7 +34,7 @@ LATEST_YEAR = 2999
 OTHERS = "Another user's keys are for administrators of the organization."
 
 
-class SenderDomain(serializers.CharField):
+class SenderDomain(TextField):
     def to_internal_value(self, data: Any) -> str:
         try:
             return parse_domain(super().to_internal_value(data))
@@ -41,7 +42,7 @@ class SenderDomain(serializers.CharField):
             raise serializers.ValidationError(f"Not a valid domain name: {error}.") from None
 
 
-class SenderAddress(serializers.CharField):
+class SenderAddress(TextField):
     def to_internal_value(self, data: Any) -> str:
         try:
             return str(parse_address(super().to_internal_value(data)))
@@ -52,7 +53,7 @@ class SenderAddress(serializers.CharField):
 class KeyBody(serializers.Serializer[Any]):
     """Without domains and addresses the key may send from all that its user holds; with any, from these alone."""
 
-    name = serializers.CharField(max_length=100, help_text="What the key is for.")
+    name = TextField(max_length=100, help_text="What the key is for.")
     daily_limit = serializers.IntegerField(
         required=False, default=15, min_value=1, max_value=MAX_LIMIT, help_text="Messages a day (UTC)."
     )
@@ -85,7 +86,7 @@ class KeyBody(serializers.Serializer[Any]):
 
 class NewKeyBody(KeyBody):
     is_test = serializers.BooleanField(required=False, default=False, help_text="Begins with sk_test_.")
-    user = serializers.CharField(
+    user = IdOrNameField(
         required=False, max_length=254, help_text="Whose mail it sends: id, username or address; without it, yours."
     )
 

@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.api import problems
+from accounts.api.fields import PatternField
 from accounts.billing import checkout, events, plans, stripe_api
 from accounts.billing.checkout import NotPossible
 from accounts.models import Domain, Organization, Plan, Subscription, User
@@ -77,7 +78,7 @@ _EVENT = OpenApiExample(
 
 
 class CheckoutBody(serializers.Serializer[Any]):
-    price_id = serializers.RegexField(r"^[A-Za-z0-9_]{1,255}\Z", help_text="The price of a plan, price_….")
+    price_id = PatternField(r"^[A-Za-z0-9_]{1,255}\Z", help_text="The price of a plan, price_….")
 
 
 class PageAnswer(serializers.Serializer[Any]):

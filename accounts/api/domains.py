@@ -16,6 +16,7 @@ from rest_framework.views import APIView
 
 from accounts import domains
 from accounts.api.asking import NEEDS_ADMIN, by, by_number, caller, checked, demand
+from accounts.api.fields import TextField
 from accounts.api.paging import PageOfItems, page_of, window_of
 from accounts.api.problems import Conflict
 from accounts.billing.plans import PlanLimitReached
@@ -28,7 +29,7 @@ from accounts.roles import access_to_organization, is_admin_of, is_staff, own_or
 STATE_CHOICES = [(state.value, state.value) for state in State]
 
 
-class DomainNameText(serializers.CharField):
+class DomainNameText(TextField):
     """A domain name of at least two labels, in any script; its value is in lower-case A-labels."""
 
     def __init__(self, **kwargs: Any) -> None:

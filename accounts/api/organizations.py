@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.api.asking import by, by_number, caller, checked, demand
+from accounts.api.fields import TextField
 from accounts.api.paging import PageOfItems, page_of, window_of
 from accounts.api.problems import Conflict
 from accounts.models import Domain, Organization, TrailEntry, User
@@ -26,7 +27,7 @@ NEEDS_STAFF = "That needs staff of the platform."
 
 
 class OrganizationBody(serializers.Serializer[Any]):
-    name = serializers.CharField(max_length=200)
+    name = TextField(max_length=200)
     is_active = serializers.BooleanField(
         required=False, help_text="While off, its users and keys can do nothing; staff only."
     )

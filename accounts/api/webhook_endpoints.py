@@ -19,6 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.api.asking import NEEDS_ADMIN, by, caller, checked, demand
+from accounts.api.fields import TextField
 from accounts.api.paging import PageOfItems, page_of, window_of
 from accounts.api.problems import Conflict
 from accounts.models import Organization, User, WebhookEndpoint
@@ -34,11 +35,11 @@ IS_OFF = "The endpoint is off: set is_active first."
 class EndpointChanges(serializers.Serializer[Any]):
     """What can be changed. A change of the URL, or switching it on, forgets its failures."""
 
-    url = serializers.CharField(
+    url = TextField(
         max_length=MAX_LENGTH, help_text="https:// or http://, to a public address; redirects are not followed."
     )
     events = serializers.ListField(child=serializers.ChoiceField(choices=CHOICES), min_length=1, max_length=len(EVENTS))
-    description = serializers.CharField(required=False, allow_blank=True, max_length=200)
+    description = TextField(required=False, allow_blank=True, max_length=200)
     is_active = serializers.BooleanField(required=False)
 
 

@@ -9,8 +9,9 @@ from django.core.files.uploadedfile import UploadedFile
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from accounts.api.fields import TextField
 from mailflow import mime
-from mailflow.api.fields import Base64Field, TextField
+from mailflow.api.fields import Base64Field
 from mailflow.mime import Attachment, InvalidAttachment
 
 UNKNOWN_TYPE = "application/octet-stream"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery, TextField
+from django.db import models
+from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Cast
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
@@ -16,6 +17,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts import users
+from accounts.api.fields import TextField
 from accounts.api.paging import PageOfItems, page_of, window_of
 from accounts.models import User
 from mailflow import counters, folders, mailboxes
@@ -66,7 +68,7 @@ class EmailDetail(Email):
 class FlagsField(serializers.ListField):
     """IMAP flags: `\\Seen` and the like, or keywords."""
 
-    child = serializers.CharField(max_length=64)
+    child = TextField(max_length=64)
 
     def to_internal_value(self, data: Any) -> Any:
         try:
@@ -83,7 +85,7 @@ class EmailChange(serializers.Serializer[Any]):
     flags = FlagsField(required=False, help_text="All flags, in place of those it has.")
     add_flags = FlagsField(required=False)
     remove_flags = FlagsField(required=False)
-    folder = serializers.CharField(required=False, max_length=255, help_text="The folder that it is moved to.")
+    folder = TextField(required=False, max_length=255, help_text="The folder that it is moved to.")
 
 
 class EmailPage(PageOfItems):
@@ -241,7 +243,7 @@ def _filtered(rows: QuerySet[FiledMessage], wanted: Mapping[str, Any]) -> QueryS
     if "folder" in wanted:
         rows = rows.filter(mailbox__name=wanted["folder"])
     if wanted["unread"] is not None or wanted["flagged"] is not None:
-        rows = rows.annotate(flags_text=Cast("flags", TextField()))
+        rows = rows.annotate(flags_text=Cast("flags", models.TextField()))
     if wanted["unread"] is not None:
         rows = rows.filter(folders.unread() if wanted["unread"] else ~folders.unread())
     if wanted["flagged"] is not None:

@@ -11,6 +11,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.fields import empty
 
+from accounts.api.fields import PatternField, TextField
 from mailflow import compose
 from mailflow.compose import InvalidPart
 
@@ -20,23 +21,6 @@ MAX_METADATA = 50
 MAX_METADATA_NAME = 64
 MAX_METADATA_VALUE = 500
 _URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
-
-
-class TextField(serializers.CharField):
-    """A text, and nothing that could be made one: a number in its place is a slip of the client's."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        if not isinstance(data, str):
-            self.fail("invalid")
-        return super().to_internal_value(data)
-
-
-@extend_schema_field({"type": ["string", "integer"]})
-class IdOrNameField(TextField):
-    """An id, as the number that answers have or as a text, or a name; its value is the text."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        return super().to_internal_value(str(data) if type(data) is int else data)
 
 
 class NamedAddressField(TextField):
@@ -128,17 +112,10 @@ class Base64Field(serializers.CharField):
             raise serializers.ValidationError("This is not valid base64.") from None
 
 
-class TagField(serializers.RegexField):
-    def to_internal_value(self, data: Any) -> Any:
-        if not isinstance(data, str):
-            self.fail("invalid")
-        return super().to_internal_value(data)
-
-
 class TagsField(serializers.ListField):
     """Words to find a message by, each once; one word is a list of one."""
 
-    child = TagField(TAG, error_messages={"invalid": "A tag has 1 to 64 letters, digits or . _ : - signs."})
+    child = PatternField(TAG, error_messages={"invalid": "A tag has 1 to 64 letters, digits or . _ : - signs."})
 
     def to_internal_value(self, data: Any) -> Any:
         words = [self.child.run_validation(data)] if isinstance(data, str) else super().to_internal_value(data)

@@ -14,6 +14,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts import users
+from accounts.api.fields import IdOrNameField, TextField
 from accounts.api.paging import MAX_PAGE_SIZE, PageOfItems, part_of, window_of
 from accounts.api.problems import Conflict
 from accounts.api.texts import text
@@ -42,11 +43,11 @@ class FolderList(PageOfItems):
 
 
 class FolderBody(serializers.Serializer[Any]):
-    name = serializers.CharField(max_length=255)
+    name = TextField(max_length=255)
 
 
 class FetchBody(serializers.Serializer[Any]):
-    user_id = serializers.CharField(required=False, help_text="Staff: whose mailbox; id, username or address.")
+    user_id = IdOrNameField(required=False, help_text="Staff: whose mailbox; id, username or address.")
 
 
 class FetchAnswer(serializers.Serializer[Any]):

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.utils import timezone
 from rest_framework import serializers
 
+from accounts.api.fields import IdOrNameField
 from accounts.names import Address
 from mailflow.api.attachment_field import AttachmentsField
 from mailflow.api.fields import (
@@ -19,7 +20,6 @@ from mailflow.api.fields import (
     BodyTextField,
     HeadersField,
     HeaderTextField,
-    IdOrNameField,
     MetadataField,
     NamedAddressField,
     TagsField,

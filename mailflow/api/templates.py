@@ -14,6 +14,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.api import problems
+from accounts.api.fields import PatternField, TextField
 from accounts.api.paging import PageOfItems, page_of, window_of
 from accounts.models import Organization, Scope, User
 from mailflow import templating
@@ -27,12 +28,12 @@ NAME = r"^[A-Za-z][\w.-]{0,99}\Z"  # beginning with a letter, so that no name is
 class TemplateBody(serializers.Serializer[Any]):
     """The language is Django's, without what reaches outside of the template."""
 
-    name = serializers.RegexField(
+    name = PatternField(
         NAME, error_messages={"invalid": "A letter, then letters, digits, dots, hyphens and underscores; 100 at most."}
     )
-    subject = serializers.CharField(required=False, allow_blank=True, trim_whitespace=False, max_length=2000)
-    text_body = serializers.CharField(required=False, allow_blank=True, trim_whitespace=False)
-    html_body = serializers.CharField(required=False, allow_blank=True, trim_whitespace=False)
+    subject = TextField(required=False, allow_blank=True, trim_whitespace=False, max_length=2000)
+    text_body = TextField(required=False, allow_blank=True, trim_whitespace=False)
+    html_body = TextField(required=False, allow_blank=True, trim_whitespace=False)
     organization_id = serializers.IntegerField(
         required=False, help_text="For staff, who may make templates for any organization; else one's own."
     )

@@ -20,6 +20,7 @@ from rest_framework.views import APIView
 
 from accounts import membership, users
 from accounts.api.asking import NEEDS_ADMIN, by, caller, checked, demand
+from accounts.api.fields import TextField
 from accounts.api.paging import PageOfItems, page_of, window_of
 from accounts.api.problems import Conflict
 from accounts.api.texts import text
@@ -42,8 +43,8 @@ _FIELDS = {"enabled": "is_active"}  # the API's word for a field of the model
 class UserBody(serializers.Serializer[Any]):
     """Any of the fields. Oneself: `email` and `password`; the others need an administrator, `is_staff` a superuser."""
 
-    email = serializers.CharField(required=False, max_length=254, help_text="The mailbox address.")
-    password = serializers.CharField(required=False, max_length=4096, trim_whitespace=False, write_only=True)
+    email = TextField(required=False, max_length=254, help_text="The mailbox address.")
+    password = TextField(required=False, max_length=4096, trim_whitespace=False, write_only=True)
     quota_mb = serializers.IntegerField(
         required=False, min_value=0, max_value=MAX_QUOTA_MB, help_text="Room for kept mail, in MiB; 0 means no limit."
     )
@@ -58,9 +59,9 @@ class UserBody(serializers.Serializer[Any]):
 class NewUserBody(UserBody):
     """Without an organization the account belongs to the one whose domain its address is in, else to the caller's."""
 
-    username = serializers.CharField(max_length=150)
-    email = serializers.CharField(max_length=254, help_text="The mailbox address.")
-    password = serializers.CharField(max_length=4096, trim_whitespace=False, write_only=True)
+    username = TextField(max_length=150)
+    email = TextField(max_length=254, help_text="The mailbox address.")
+    password = TextField(max_length=4096, trim_whitespace=False, write_only=True)
 
 
 class UserItem(serializers.Serializer[Any]):

@@ -74,6 +74,7 @@ def test_another_organization_sees_nothing_of_it(key: str, stranger: str) -> Non
         ({**WELCOME, "html_body": "{% include 'x' %}"}, 400, "html_body"),
         ({**WELCOME, "text_body": "{{ a.b|nothing }}"}, 400, "text_body"), ({**WELCOME, "organization_id": 10**9}, 400,
         "organization_id"), ({**WELCOME, "subject": "x" * 2001}, 400, "subject"), ([], 400, ""),
+        ({**WELCOME, "name": 5}, 400, "name"), ({**WELCOME, "text_body": 5}, 400, "text_body"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_a_template_is_refused_naming_the_field(key: str, body: Any, status: int, field: str) -> None:

@@ -418,7 +418,8 @@ def test_an_administrator_makes_keys_for_colleagues_and_members_for_themselves()
     problem(ask("POST", f"{V1}/api-keys", {"name": "k", "user": "acme-john"}, user="acme-jane"), 403)
     for nobody in ("blue-jane", "nobody"):
         assert fields(ask("POST", f"{V1}/api-keys", {"name": "k", "user": nobody}, user="acme-boss")) == {"user"}
-    assert new_key("root", user=str(User.objects.get(username="blue-jane").pk))["username"] == "blue-jane"
+    for jane in (User.objects.get(username="blue-jane").pk, str(User.objects.get(username="blue-jane").pk)):
+        assert new_key("root", user=jane)["username"] == "blue-jane"
 
 
 @pytest.mark.parametrize("limits", [{"allowed_domains": ["blue.example"]}, {"allowed_addresses": ["x@blue.example"]}])
@@ -521,6 +522,8 @@ WRONG: list[tuple[str, str, object, str]] = [
     ("POST", "users", {**_USER, "username": "a b"}, "username"),
     ("POST", "users", {**_USER, "username": "17"}, "username"),
     ("POST", "users", {**_USER, "username": ["x"]}, "username"),
+    ("POST", "users", {**_USER, "username": 5.5}, "username"),
+    ("POST", "users", {**_USER, "password": 5_839_201_746_301}, "password"),
     ("POST", "users", {**_USER, "username": "a\0b"}, "username"),
     ("POST", "users", {**_USER, "username": "\ud800"}, "username"),
     ("POST", "users", {**_USER, "email": "nobody"}, "email"),
@@ -542,6 +545,7 @@ WRONG: list[tuple[str, str, object, str]] = [
     ("PUT", "users/acme-john", {"quota_mb": []}, "quota_mb"),
     ("POST", "organizations", {}, "name"),
     ("POST", "organizations", {"name": " "}, "name"),
+    ("POST", "organizations", {"name": 5}, "name"),
     ("POST", "organizations", {"name": "x" * 201}, "name"),
     ("POST", "organizations", {"name": "x", "is_active": "so-so"}, "is_active"),
     ("POST", "domains", {}, "name"),
@@ -572,10 +576,14 @@ WRONG: list[tuple[str, str, object, str]] = [
     ("POST", "aliases", {**_ALIAS, "targets": ""}, "targets"),
     ("POST", "aliases", {**_ALIAS, "targets": [17, None]}, "targets.1"),
     ("POST", "aliases", {**_ALIAS, "targets": ["a@b.example"] * 101}, "targets"),
+    ("POST", "aliases", {"targets": "a@b.example", "domain_id": 1, "local_part": 5}, "local_part"),
     ("POST", "aliases", {**_ALIAS, "targets": "new@acme.example"}, "targets"),
     ("POST", "aliases", {**_ALIAS, "announcement": "loud"}, "announcement"),
     ("POST", "api-keys", {}, "name"),
     ("POST", "api-keys", {"name": "x" * 101}, "name"),
+    ("POST", "api-keys", {"name": 5}, "name"),
+    ("POST", "api-keys", {"name": "k", "allowed_domains": [5]}, "allowed_domains.0"),
+    ("POST", "api-keys", {"name": "k", "user": 5.5}, "user"),
     ("POST", "api-keys", {"name": "k", "daily_limit": 0}, "daily_limit"),
     ("POST", "api-keys", {"name": "k", "daily_limit": 10**10}, "daily_limit"),
     ("POST", "api-keys", {"name": "k", "scopes": []}, "scopes"),

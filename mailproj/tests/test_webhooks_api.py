@@ -201,6 +201,8 @@ def test_endpoints_of_the_whole_system_are_staffs(cast: dict[str, User]) -> None
         ({"url": URL, "events": ["message.sent"] * 100}, "events"),
         ({"url": URL, "description": "x" * 201}, "description"),
         ({"url": URL, "description": "a\0b"}, "description"),
+        ({"url": URL, "description": 5}, "description"),
+        ({"url": 5}, "url"),
         ({"url": URL, "is_active": "perhaps"}, "is_active"),
         ({"url": URL, "organization_id": "one"}, "organization_id"),
     ],

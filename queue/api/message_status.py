@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.api.fields import TextField
 from accounts.api.problems import Conflict
 from accounts.models import TrailEntry, User
 from accounts.models.fields import validate_address
@@ -30,14 +31,14 @@ class StatusQuery(serializers.Serializer[Any]):
     """In the query, as R3 has it, or in the body."""
 
     new_status = serializers.ChoiceField(choices=Message.Status.choices)
-    forwarded_to = serializers.CharField(required=False, max_length=254, validators=[validate_address])
+    forwarded_to = TextField(required=False, max_length=254, validators=[validate_address])
 
 
 class StatusBody(serializers.Serializer[Any]):
     """What the query does not say."""
 
     new_status = serializers.ChoiceField(choices=Message.Status.choices, required=False)
-    forwarded_to = serializers.CharField(required=False, max_length=254)
+    forwarded_to = TextField(required=False, max_length=254)
 
 
 _PARAMETERS = [

@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.api.fields import TextField
 from accounts.api.problems import Conflict
 from accounts.models import Scope, User
 from mailflow.api.scheduled_at import MAX_AHEAD, TOO_FAR
@@ -23,7 +24,7 @@ from queue.control import NotScheduled
 from queue.moments import MOMENT_WORDS, InvalidMoment, parse_moment
 
 
-class TimeToSendField(serializers.CharField):
+class TimeToSendField(TextField):
     """A time from now on."""
 
     def to_internal_value(self, data: Any) -> Any:

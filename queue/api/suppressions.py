@@ -26,6 +26,7 @@ from rest_framework.views import APIView
 
 from accounts.api.asking import checked
 from accounts.api.downloads import DownloadView
+from accounts.api.fields import TextField
 from accounts.api.paging import PageOfItems, page_of, window_of
 from accounts.api.problems import Conflict, TooLarge
 from accounts.models import ApiKey, Organization, User
@@ -41,7 +42,7 @@ MAX_WORDS = 1000
 STATES = ("active", "expired")
 
 
-class AddressInput(serializers.CharField):
+class AddressInput(TextField):
     """An address, folded as it is kept."""
 
     def to_internal_value(self, data: Any) -> Any:
@@ -54,7 +55,7 @@ class AddressInput(serializers.CharField):
         return folded
 
 
-class DomainInput(serializers.CharField):
+class DomainInput(TextField):
     def to_internal_value(self, data: Any) -> Any:
         text = super().to_internal_value(data)
         try:
@@ -67,7 +68,7 @@ class ChangedSuppression(serializers.Serializer[Any]):
     """What a row may be changed to; address and scope stay."""
 
     reason = serializers.ChoiceField(choices=Suppression.Reason.choices, required=False)
-    words = serializers.CharField(required=False, allow_blank=True, max_length=MAX_WORDS)
+    words = TextField(required=False, allow_blank=True, max_length=MAX_WORDS)
     expires_at = serializers.DateTimeField(required=False, allow_null=True, help_text="Null: until it is removed.")
 
     def to_internal_value(self, data: Any) -> Any:

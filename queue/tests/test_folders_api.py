@@ -112,6 +112,7 @@ def test_what_is_to_go_for_good_goes_at_once(alice: User) -> None:
     [
         ({"folder": "Nowhere"}, "folder"), ({"flags": ["\\Recent"]}, "flags"), ({"add_flags": ["a b"]}, "add_flags"),
         ({"read": "perhaps"}, "read"), ({"flags": "x" * 5}, "flags"),
+        ({"flags": [1]}, "flags.0"), ({"add_flags": ["x", 5]}, "add_flags.1"), ({"folder": 5}, "folder"),
         ({"add_flags": [f"f{n}" for n in range(51)]}, "flags"),
     ],
 )  # fmt: skip
@@ -175,6 +176,11 @@ def test_folders_are_listed_with_what_is_in_them(alice: User, prefix: str) -> No
     assert call(alice, "GET", "/folders/INBOX").json()["unread"] == 0
 
 
+def test_the_name_of_a_folder_is_a_text(alice: User) -> None:
+    answer = call(alice, "POST", "/folders", {"name": 5})
+    assert answer.status_code == 400 and answer.json()["detail"] == "name: Not a valid string."
+
+
 def test_a_folder_is_made_renamed_with_those_below_and_removed_when_empty(alice: User) -> None:
     for name in ("Work", "Work/2026", "Žluťoučký"):
         assert call(alice, "POST", "/folders", {"name": name}).status_code == 201
@@ -218,7 +224,7 @@ def test_fetch_tells_what_came_since_the_last_time(alice: User, path: str) -> No
     assert (body["status"], body["emails_fetched"], body["emails"][0]["id"]) == ("success", 1, filed.message_id)
     assert call(alice, "POST", path, {}).json()["emails_fetched"] == 0
     filed_for(alice)
-    assert call(alice, "POST", path, {"user_id": str(alice.pk)}).json()["emails_fetched"] == 1
+    assert call(alice, "POST", path, {"user_id": alice.pk}).json()["emails_fetched"] == 1
 
 
 def test_fetch_answers_in_czech_for_whom_asks_so(alice: User) -> None:

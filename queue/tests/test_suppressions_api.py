@@ -94,6 +94,7 @@ def test_an_address_that_is_on_the_list_is_a_conflict_until_it_has_expired(alice
         ({"address": "bob@x.example", "organization_id": 999}, "organization_id"),
         ({"address": "bob@x.example", "organization_id": None}, "organization_id"),
         ({"address": "bob@x.example", "hits": 7}, "hits"),
+        ({"address": "bob@x.example", "words": 7}, "words"),
     ],
 )
 def test_a_wrong_field_is_named(alice: User, body: dict[str, Any], field: str) -> None:
