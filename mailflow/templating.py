@@ -151,8 +151,8 @@ def _rendered(engine: Engine, text: str, data: Mapping[str, Any], size: int) -> 
         found = str(template.render(context))
     except InvalidTemplate:
         raise
-    except Exception as error:  # noqa: BLE001  (whatever a template does with odd data is its author's to put right)
-        raise InvalidTemplate(f"it cannot be filled in with this data ({type(error).__name__})") from None
+    except Exception:  # noqa: BLE001  (whatever a template does with odd data is its author's to put right)
+        raise InvalidTemplate("it cannot be filled in with this data") from None
     if len(found) > MAX_RESULT_CHARACTERS:
         raise InvalidTemplate(f"filled in, it has more than {MAX_RESULT_CHARACTERS} characters")
     return found

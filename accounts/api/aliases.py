@@ -18,20 +18,36 @@ from rest_framework.views import APIView
 
 from accounts import aliases
 from accounts.api.asking import by, by_number, caller, checked, demand
-from accounts.api.fields import TextField
+from accounts.api.fields import SEVERAL, TextField, names_several
 from accounts.api.paging import PageOfItems, page_of, window_of
 from accounts.api.problems import Conflict
 from accounts.models import Alias, Domain
 from accounts.models.alias import MAX_TARGETS
-from accounts.names import InvalidName, parse_domain
+from accounts.names import InvalidName, parse_address, parse_domain
 from accounts.roles import access_to_organization, is_staff, own_organization_id
+
+
+class _TargetField(TextField):
+    def to_internal_value(self, data: Any) -> Any:
+        text = super().to_internal_value(data)
+        if names_several(text) and not _is_address(text):
+            raise serializers.ValidationError(SEVERAL)
+        return text
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parse_address(text)
+    except InvalidName:
+        return False
+    return True
 
 
 @extend_schema_field({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 class TargetsField(serializers.ListField):
     """One address or a list of them."""
 
-    child = TextField(max_length=254)
+    child = _TargetField(max_length=254)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(min_length=1, max_length=MAX_TARGETS, **kwargs)

@@ -7,6 +7,8 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+SEVERAL = "Several addresses are a list, each of them an item (in a form or a query: the field several times)."
+
 
 class TextField(serializers.CharField):
     """A text, and nothing that could be made one: a number in its place is a slip of the client's."""
@@ -27,3 +29,8 @@ class IdOrNameField(TextField):
 
     def to_internal_value(self, data: Any) -> Any:
         return super().to_internal_value(str(data) if type(data) is int else data)
+
+
+def names_several(text: str) -> bool:
+    """Whether a text that is no address looks like several in one: `a@example.com, b@example.com`."""
+    return sum("@" in piece for piece in text.replace(";", ",").split(",")) > 1

@@ -20,6 +20,8 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from accounts.api import json_words
+
 log = structlog.get_logger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
@@ -178,7 +180,7 @@ def _fields(path: str, detail: Any) -> Iterator[dict[str, str]]:
         for inner in detail:
             yield from _fields(path, inner)
     else:
-        yield {"field": path, "message": str(detail)}
+        yield {"field": path, "message": json_words.reworded(str(detail))}
 
 
 def is_for_programs(request: HttpRequest) -> bool:

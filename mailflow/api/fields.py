@@ -11,7 +11,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.fields import empty
 
-from accounts.api.fields import PatternField, TextField
+from accounts.api.fields import SEVERAL, PatternField, TextField, names_several
 from mailflow import compose
 from mailflow.compose import InvalidPart
 
@@ -30,11 +30,23 @@ class NamedAddressField(TextField):
         return _checked(compose.parse_named, super().to_internal_value(data))
 
 
+class _ListedAddressField(NamedAddressField):
+    """One of a list; where it is several in one text, that is what is wrong, and not the comma between them."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        try:
+            return super().to_internal_value(data)
+        except serializers.ValidationError:
+            if isinstance(data, str) and names_several(data):
+                raise serializers.ValidationError(SEVERAL) from None
+            raise
+
+
 @extend_schema_field({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 class AddressListField(serializers.ListField):
     """One address or a list of them; what is wrong with the one names the field, and no place in a list."""
 
-    child = NamedAddressField()
+    child = _ListedAddressField()
 
     def to_internal_value(self, data: Any) -> Any:
         return [self.child.run_validation(data)] if isinstance(data, str) else super().to_internal_value(data)

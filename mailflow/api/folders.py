@@ -8,7 +8,7 @@ from django.db import transaction
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.exceptions import NotFound, PermissionDenied, ValidationError
-from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
+from rest_framework.parsers import FormParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -16,6 +16,7 @@ from rest_framework.views import APIView
 from accounts import users
 from accounts.api.fields import IdOrNameField, TextField
 from accounts.api.paging import MAX_PAGE_SIZE, PageOfItems, part_of, window_of
+from accounts.api.parsers import JSONParser
 from accounts.api.problems import Conflict
 from accounts.api.texts import text
 from accounts.models import Scope, User

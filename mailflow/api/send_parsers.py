@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from django.http import QueryDict
+from rest_framework.exceptions import ParseError
 from rest_framework.parsers import BaseParser, MultiPartParser
 from rest_framework.utils import json
 
@@ -23,6 +24,8 @@ class FormWithFiles(MultiPartParser):
 
     def parse(self, stream: Any, media_type: Any = None, parser_context: Any = None) -> Any:
         parsed: Any = super().parse(stream, media_type, parser_context)
+        if not parsed.data and not parsed.files:
+            raise ParseError("The form cannot be read: no field stands between the boundaries that Content-Type names.")
         return _values(parsed.data, parsed.files)
 
 

@@ -201,6 +201,18 @@ def test_a_body_that_is_no_object_is_refused(key: str, body: str | bytes) -> Non
     assert send(body=body, key=key).status_code == 422
 
 
+def test_a_number_of_thousands_of_digits_is_refused_in_plain_words(key: str) -> None:
+    answer = send(body='{"to": ' + "9" * 5000 + "}", key=key)
+    assert answer.status_code == 422 and "4,300 digits" in answer.json()["detail"]
+    assert b"sys." not in answer.content
+
+
+@pytest.mark.parametrize(("to", "field"), [("a@x.example, b@x.example", "to"), (["a@x.example;b@x.example"], "to.0")])
+def test_several_addresses_in_one_text_are_refused_saying_what_is_meant(key: str, to: Any, field: str) -> None:
+    [error] = send(body={**R5, "to": to}, key=key).json()["errors"]
+    assert error["field"] == field and error["message"].startswith("Several addresses are a list")
+
+
 def test_another_organizations_domain_is_not_ones_own(key: str) -> None:
     other = Organization.objects.create(name="Other")
     Domain.objects.create(name="other.test", organization=other, is_trusted=True)

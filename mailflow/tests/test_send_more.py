@@ -97,6 +97,15 @@ def test_a_form_with_json_that_is_none_is_refused(key: str, name: str, text: str
     assert answer.status_code == 422 and fields_of(answer) == {name}, answer.json()
 
 
+@pytest.mark.parametrize("body", [b"garbage", b"", b"--other\r\n\r\nx"])
+def test_a_form_that_is_none_is_refused_as_such(key: str, body: bytes) -> None:
+    kind = "multipart/form-data; boundary=x"
+    answer = Client().generic("POST", "/api/v1/send", body, content_type=kind, headers={"X-API-Key": key})
+    assert answer.status_code == 422, answer.content
+    if body:
+        assert "The form cannot be read" in answer.json()["detail"]
+
+
 def test_tags_and_metadata_are_kept_for_the_sender(key: str) -> None:
     answer = post(key, {**BODY, "tags": ["invoice", "invoice", "eu"], "metadata": {"order": 17, "vip": True}})
     message_id = answer.json()["email_id"]

@@ -573,6 +573,7 @@ WRONG: list[tuple[str, str, object, str]] = [
     ("POST", "aliases", {**_ALIAS, "address": "x@a..b"}, "address"),
     ("POST", "aliases", {**_ALIAS, "targets": []}, "targets"),
     ("POST", "aliases", {**_ALIAS, "targets": ["nobody"]}, "targets"),
+    ("POST", "aliases", {**_ALIAS, "targets": "a@b.example, c@b.example"}, "targets"),
     ("POST", "aliases", {**_ALIAS, "targets": ""}, "targets"),
     ("POST", "aliases", {**_ALIAS, "targets": [17, None]}, "targets.1"),
     ("POST", "aliases", {**_ALIAS, "targets": ["a@b.example"] * 101}, "targets"),

@@ -220,6 +220,13 @@ def test_a_file_may_come_by_a_form(alice: User) -> None:
     assert answer.status_code == 415 and "field `file`" in answer.json()["detail"]
 
 
+def test_a_file_without_a_line_is_empty(alice: User) -> None:
+    client, path = client_of(alice), f"{PATH}/import"
+    bare = client.generic("POST", path, b"", CONTENT_TYPE="text/csv; charset=utf-8", CONTENT_LENGTH="0")
+    for answer in (bare, client.post(path, {"file": SimpleUploadedFile("list.csv", b"", "text/csv")})):
+        assert answer.status_code == 400 and answer.json()["detail"] == "file: The file is empty."
+
+
 def test_a_file_with_errors_enters_nothing_unless_they_are_to_be_left_out(alice: User) -> None:
     text = "bob@x.example\nnonsense\n"
     answer = load(alice, text)
