@@ -36,8 +36,8 @@ REFUSALS = {
 }
 
 
-_CHECKOUT = OpenApiExample("R3", value={"price_id": "price_1234567890"}, request_only=True)
-_CANCEL = OpenApiExample("R3", value={"cancel_at_period_end": True}, request_only=True)
+_CHECKOUT = OpenApiExample("For a plan", value={"price_id": "price_1234567890"}, request_only=True)
+_CANCEL = OpenApiExample("At the end of the period", value={"cancel_at_period_end": True}, request_only=True)
 _PAGE = OpenApiExample(
     "Stripe's page",
     value={"session_id": "cs_test_…", "url": "https://checkout.stripe.com/c/pay/cs_test_…"},

@@ -61,7 +61,7 @@ class DomainBody(serializers.Serializer[Any]):
 
 
 class DomainItem(serializers.Serializer[Any]):
-    """R3's fields and a few more; the booleans are what the last check found."""
+    """The booleans are what the last check found."""
 
     id = serializers.IntegerField()
     name = serializers.CharField()
@@ -163,7 +163,7 @@ _ITEM = OpenApiExample(
     status_codes=["200"],
 )
 _EXISTS = OpenApiExample(
-    "R1", value={"exists": True, "domain": "example.com"}, response_only=True, status_codes=["200"]
+    "A domain of ours", value={"exists": True, "domain": "example.com"}, response_only=True, status_codes=["200"]
 )
 
 
@@ -189,7 +189,7 @@ class DomainListView(APIView):
     @extend_schema(
         request=NewDomainBody,
         responses={201: DomainWithRecords, 409: OpenApiResponse(description="The domain exists already.")},
-        examples=[OpenApiExample("R3", value={"name": "example.org"}, request_only=True)],
+        examples=[OpenApiExample("A new domain", value={"name": "example.org"}, request_only=True)],
     )
     def post(self, request: Request) -> Response:
         """Make a domain; the answer says which DNS records to publish before it is verified."""
@@ -221,7 +221,7 @@ class DomainView(APIView):
     @extend_schema(
         request=DomainBody,
         responses=DomainItem,
-        examples=[OpenApiExample("R3", value={"is_active": True}, request_only=True), _ITEM],
+        examples=[OpenApiExample("Switched on", value={"is_active": True}, request_only=True), _ITEM],
     )
     def patch(self, request: Request, domain_id: str) -> Response:
         """Switch it on or off, or say whether it takes mail."""
@@ -270,7 +270,7 @@ class DomainRecordsView(APIView):
 
 
 class DomainExistsView(APIView):
-    """Whether a domain is local (R1): what every sending host learns at RCPT too; of the caller's own, always."""
+    """Whether a domain is local: what every sending host learns at RCPT too; of the caller's own, always."""
 
     @extend_schema(responses=DomainExists, examples=[_EXISTS])
     def get(self, request: Request, name: str) -> Response:

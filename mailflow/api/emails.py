@@ -136,7 +136,7 @@ class EmailFilter(serializers.Serializer[Any]):
 
 
 class EmailListView(APIView):
-    """The newest first; below /api/v1 in R3's envelope, at R2's path in R2's."""
+    """The newest first. At `/emails`, without `/api/v1`, the answer is `emails`, `count`, `total`."""
 
     as_printed = False
 

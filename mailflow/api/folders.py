@@ -68,7 +68,7 @@ _FOLDER = OpenApiExample(
 )
 _FETCH = [
     OpenApiExample("One's own", value={}, request_only=True),
-    OpenApiExample("R2, for staff: one mailbox", value={"user_id": "jane"}, request_only=True),
+    OpenApiExample("For staff: one mailbox", value={"user_id": "jane"}, request_only=True),
     OpenApiExample(
         "Nothing new",
         value={

@@ -81,7 +81,7 @@ class SendAnswer(serializers.Serializer[Any]):
 
 
 class Door(APIView):
-    """What `send` and its batch have in common: who may come in, what a refusal leaves behind, R4's headers."""
+    """What `send` and its batch have in common: who may come in, what a refusal leaves, the headers of limits."""
 
     key_scope = Scope.SEND
     usage: Usage | None = None
@@ -148,7 +148,7 @@ class Door(APIView):
 
 _EXAMPLES = [
     OpenApiExample(
-        "R1",
+        "A text to one recipient",
         value={
             "sender": "jane@example.com",
             "recipient": "to@example.org",
@@ -158,7 +158,7 @@ _EXAMPLES = [
         request_only=True,
     ),
     OpenApiExample(
-        "R5",
+        "Text and HTML, with header fields",
         value={
             "to": "user@example.org",
             "subject": "Newsletter",
@@ -212,7 +212,7 @@ _EXAMPLES = [
 
 
 class SendView(Door):
-    """Send a message, as R1's or R5's form has it."""
+    """Send a message, given by its parts, by a template, or whole."""
 
     parser_classes = [JSONParser, FormWithFiles, BareMessage]
 

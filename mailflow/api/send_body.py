@@ -33,7 +33,7 @@ _COMPOSED = (*_BODIES, "subject", "cc", "bcc", "reply_to", "headers", "attachmen
 
 
 class SendBody(serializers.Serializer[Any]):
-    """`recipient` and `body` are R1's words for R5's `to` and `text_body`; fields that are not known are ignored."""
+    """`recipient` and `body` mean the same as `to` and `text_body`; fields that are not known are ignored."""
 
     sender = NamedAddressField(required=False, help_text="Without it: the key's default sender, or your own address.")
     to = AddressListField(required=False, help_text="One address or a list.")

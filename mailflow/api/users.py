@@ -65,7 +65,7 @@ class NewUserBody(UserBody):
 
 
 class UserItem(serializers.Serializer[Any]):
-    """R4's fields and a few more."""
+    """An account, without its password."""
 
     id = serializers.IntegerField()
     username = serializers.CharField()
@@ -103,12 +103,14 @@ class UserDeleted(serializers.Serializer[Any]):
 
 
 _NEW = OpenApiExample(
-    "R4",
+    "A new account",
     value={"username": "john", "email": "john@example.com", "password": "SecureP@ssw0rd", "quota_mb": 1000},
     request_only=True,
 )
 _CHANGE = OpenApiExample(
-    "R4", value={"email": "newemail@example.com", "quota_mb": 2000, "enabled": True}, request_only=True
+    "Another address, more room",
+    value={"email": "newemail@example.com", "quota_mb": 2000, "enabled": True},
+    request_only=True,
 )
 _ITEM = OpenApiExample(
     "An account",
@@ -132,7 +134,10 @@ _TAKEN = OpenApiResponse(description="The name or the address is taken.")
 
 
 class UserListView(APIView):
-    """The users of the caller's organization, for its administrators; for staff all. At R4's path in R4's envelope."""
+    """The users of the caller's organization, for its administrators; for staff all.
+
+    At `/api/users` the answer is `users`, `total`, `offset` and `limit`.
+    """
 
     as_printed = False
 

@@ -82,13 +82,13 @@ class Restarted(serializers.Serializer[Any]):
 
 
 _PUT = [
-    OpenApiExample("R1", value={"max_workers": 8, "pool_size": 20, "timeout": 60}, request_only=True),
+    OpenApiExample("Three values", value={"max_workers": 8, "pool_size": 20, "timeout": 60}, request_only=True),
     OpenApiExample("The environment's value again", value={"timeout": None}, request_only=True),
 ]
 _RESTART = [
     OpenApiExample("The SMTP listeners", value={"service": "smtp"}, request_only=True),
     OpenApiExample(
-        "R1",
+        "Restarted",
         value={"status": "restarted", "message": "SMTP server was restarted successfully"},
         response_only=True,
         status_codes=["200"],

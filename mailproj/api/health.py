@@ -40,7 +40,7 @@ class CheckResult(serializers.Serializer[Any]):
 
 
 class Features(serializers.Serializer[Any]):
-    """What this system is set up for (R3)."""
+    """What this system is set up for."""
 
     smtp_authentication = serializers.BooleanField()
     smtp_tls = serializers.BooleanField()

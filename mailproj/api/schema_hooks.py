@@ -20,7 +20,7 @@ _ENVELOPE = {"items", "total", "page", "page_size", "total_pages"}
 
 PROBLEM: Json = {
     "type": "object",
-    "description": "Problem details (RFC 9457), with the members that R3's clients read beside them.",
+    "description": "Problem details (RFC 9457), with `error`, `detail` and `code` beside its members.",
     "required": ["type", "title", "status", "error", "detail", "code"],
     "properties": {
         "type": {"type": "string", "description": "Always about:blank: `code` tells problems apart."},

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+from typing import Any
+
 import pytest
 from django.test import Client
 
 from accounts.api import problems
 from accounts.models import User
 from mailproj.api.schema_hooks import PAGING, operations
+from mailproj.api.urls import RESOURCES
 from mailproj.tests.described import Json, described, short
 
 ALWAYS = {"X-Request-ID", "X-API-Version"}
@@ -44,6 +49,14 @@ def test_a_problem_has_the_members_that_the_schema_names(schema: Json) -> None:
     made = problems.body(400, "No.", errors=[{"field": "a", "message": "No."}])
     assert set(described["required"]) | {"errors"} == set(made)
     assert made.keys() | {"request_id"} == described["properties"].keys()
+
+
+def test_nothing_that_clients_read_names_what_is_no_part_of_the_repository(schema: Json) -> None:
+    views: set[Any] = {getattr(one.view, "cls", None) for one in RESOURCES} - {None}
+    texts = {cls.__name__: cls().get_view_description() for cls in views}
+    assert len(texts) > 50
+    for where, text in {"schema": json.dumps(schema, default=str), **texts}.items():
+        assert not (found := re.search(r".{0,60}(?:\bR[1-5]\b|contract §).{0,60}", text)), (where, found)
 
 
 def test_every_answer_names_its_headers(schema: Json) -> None:

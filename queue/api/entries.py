@@ -40,7 +40,7 @@ BEFORE = OpenApiParameter(
 
 
 class QueuedMessage(serializers.Serializer[Any]):
-    """R4's fields; `to` are the recipients who have not got it."""
+    """A message in the queue; `to` are the recipients who have not got it."""
 
     id = serializers.CharField()
     to = serializers.ListField(child=serializers.CharField())
@@ -72,14 +72,17 @@ class Done(serializers.Serializer[Any]):
 
 
 _REMOVED, _RETRIED = (
-    OpenApiExample("R4", value={"success": True, "message": words}, response_only=True, status_codes=["200"])
+    OpenApiExample("Done", value={"success": True, "message": words}, response_only=True, status_codes=["200"])
     for words in ("Message removed from queue", "Message queued for immediate retry")
 )
 _NOTHING_WAITS = OpenApiResponse(description="None of its recipients waits, or only for a person.")
 
 
 class QueueListView(APIView):
-    """Messages that some recipient has not got, the newest first; in R3's envelope, at R4's own path in R4's."""
+    """Messages that some recipient has not got, the newest first.
+
+    At `/api/queue` the answer is `messages`, `total`, `offset` and `limit`.
+    """
 
     permission_classes = [IsAdminUser]
     as_printed = False

@@ -31,7 +31,7 @@ class StatsQuery(serializers.Serializer[Any]):
 
 
 class MessageFigures(serializers.Serializer[Any]):
-    """R3's figures, of the messages that the caller sees."""
+    """Of the messages that the caller sees."""
 
     total_messages = serializers.IntegerField()
     delivered_messages = serializers.IntegerField()

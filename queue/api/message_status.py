@@ -28,7 +28,7 @@ _ENDED = (Message.Status.DELIVERED, Message.Status.FAILED, Message.Status.BOUNCE
 
 
 class StatusQuery(serializers.Serializer[Any]):
-    """In the query, as R3 has it, or in the body."""
+    """In the query or in the body."""
 
     new_status = serializers.ChoiceField(choices=Message.Status.choices)
     forwarded_to = TextField(required=False, max_length=254, validators=[validate_address])
