@@ -180,7 +180,12 @@ def _fields(path: str, detail: Any) -> Iterator[dict[str, str]]:
         for inner in detail:
             yield from _fields(path, inner)
     else:
-        yield {"field": path, "message": json_words.reworded(str(detail))}
+        yield {"field": _printable(path), "message": _printable(json_words.reworded(str(detail)))}
+
+
+def _printable(text: str) -> str:
+    """Return the text without lone surrogates: JSON may bring them, and a refusal that quotes one could not leave."""
+    return text.encode(errors="replace").decode()
 
 
 def is_for_programs(request: HttpRequest) -> bool:

@@ -54,8 +54,9 @@ def test_a_wrong_type_is_told_of_in_jsons_words(body: Any, field: str, message: 
     ("octets", "words"),
     [
         (b'{"a": ' + b"9" * 5000 + b"}", "JSON parse error: a number has at most 4,300 digits."),
-        (b'{"a": NaN}', "JSON parse error: NaN and Infinity are no numbers of JSON."),
-        (b"\xff\xfe", "JSON parse error: the body is not in UTF-8."),
+        (b'{"a": NaN}', "JSON parse error: NaN is no number of JSON."),
+        (b"[-1e400]", "JSON parse error: a number is too large."),
+        (b"\xff\xfe", "JSON parse error: the body is no text in utf-8."),
         (b'{"a": }', "JSON parse error: Expecting value: line 1, column 7."),
         (b"[" * 100_000, "The JSON is nested too deeply."),
     ],
@@ -64,6 +65,11 @@ def test_what_is_no_json_is_refused_in_plain_words(octets: bytes, words: str) ->
     with pytest.raises(ParseError) as error:
         JSONParser().parse(io.BytesIO(octets))
     assert str(error.value.detail) == words
+
+
+def test_a_charset_that_is_none_is_named() -> None:
+    with pytest.raises(ParseError, match="Unsupported charset"):
+        JSONParser().parse(io.BytesIO(b"{}"), parser_context={"encoding": "bz2_codec"})
 
 
 @pytest.mark.parametrize(

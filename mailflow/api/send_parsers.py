@@ -9,9 +9,9 @@ from typing import IO, Any
 from django.http import QueryDict
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import BaseParser, MultiPartParser
-from rest_framework.utils import json
 
 from accounts.api import problems
+from accounts.api.parsers import read_json
 
 _LISTS = {"to", "recipient", "cc", "bcc", "reply_to", "tags"}
 _OBJECTS = {"headers", "metadata", "template_data"}
@@ -63,6 +63,6 @@ def _inline(file: Any) -> dict[str, Any]:
 
 def _json(name: str, text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return read_json(text)
+    except ParseError:
         raise problems.Unprocessable({name: ["In a form it is an object in JSON; this is not valid JSON."]}) from None

@@ -207,6 +207,10 @@ def test_a_number_of_thousands_of_digits_is_refused_in_plain_words(key: str) -> 
     assert b"sys." not in answer.content
 
 
+def test_a_number_that_no_database_keeps_is_the_clients_mistake(key: str) -> None:
+    assert send(body='{"to": "a@example.com", "text_body": "x", "metadata": {"a": 1e400}}', key=key).status_code == 422
+
+
 @pytest.mark.parametrize(("to", "field"), [("a@x.example, b@x.example", "to"), (["a@x.example;b@x.example"], "to.0")])
 def test_several_addresses_in_one_text_are_refused_saying_what_is_meant(key: str, to: Any, field: str) -> None:
     [error] = send(body={**R5, "to": to}, key=key).json()["errors"]

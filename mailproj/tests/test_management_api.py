@@ -580,6 +580,7 @@ WRONG: list[tuple[str, str, object, str]] = [
     ("POST", "aliases", {"targets": "a@b.example", "domain_id": 1, "local_part": 5}, "local_part"),
     ("POST", "aliases", {**_ALIAS, "targets": "new@acme.example"}, "targets"),
     ("POST", "aliases", {**_ALIAS, "announcement": "loud"}, "announcement"),
+    ("POST", "aliases", {**_ALIAS, "announcement": "\ud800"}, "announcement"),
     ("POST", "api-keys", {}, "name"),
     ("POST", "api-keys", {"name": "x" * 101}, "name"),
     ("POST", "api-keys", {"name": 5}, "name"),
