@@ -89,6 +89,12 @@ class NewKeyBody(KeyBody):
     user = IdOrNameField(
         required=False, max_length=254, help_text="Whose mail it sends: id, username or address; without it, yours."
     )
+    user_id = IdOrNameField(required=False, max_length=254, help_text="The same as `user`, as the answer calls it.")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "user" in attrs and "user_id" in attrs:
+            raise serializers.ValidationError({"user_id": "Give either 'user' or 'user_id', not both."})
+        return attrs
 
 
 class KeyChanges(KeyBody):
@@ -188,7 +194,8 @@ class KeyListView(APIView):
     def post(self, request: Request) -> Response:
         """Make a key; the answer alone has its text."""
         values = checked(NewKeyBody, request)
-        owner = _owner(request, values.pop("user", None))
+        field = "user_id" if "user_id" in values else "user"
+        owner = _owner(request, values.pop(field, None), field)
         _check_senders(owner, values)
         values["allowed_addresses"] = keys.kept_addresses(values["allowed_addresses"])
         name, limit, test = values.pop("name"), values.pop("daily_limit"), values.pop("is_test")
@@ -253,7 +260,7 @@ def _found(request: Request, text: str) -> ApiKey:
     return key
 
 
-def _owner(request: Request, named: str | None) -> User:
+def _owner(request: Request, named: str | None, field: str) -> User:
     """Return whose key is to be made: it can do what its user can, so nobody makes one for somebody mightier."""
     user = caller(request)
     if named is None:
@@ -261,11 +268,11 @@ def _owner(request: Request, named: str | None) -> User:
     found = users.find(named)
     access = Access.NONE if found is None else access_to_user(user, found)
     if found is None or access is Access.NONE:
-        raise ValidationError({"user": "There is no such user."})
+        raise ValidationError({field: "There is no such user."})
     if access is Access.FORBIDDEN:
-        raise PermissionDenied(f"user: {NEEDS_ADMIN}")
+        raise PermissionDenied(f"{field}: {NEEDS_ADMIN}")
     if outranks(user, found):
-        raise PermissionDenied("user: it has powers that you have not.")
+        raise PermissionDenied(f"{field}: it has powers that you have not.")
     return found
 
 

@@ -417,7 +417,8 @@ def test_an_administrator_makes_keys_for_colleagues_and_members_for_themselves()
     assert new_key("acme-boss", user="acme-john")["username"] == "acme-john"
     problem(ask("POST", f"{V1}/api-keys", {"name": "k", "user": "acme-john"}, user="acme-jane"), 403)
     for nobody in ("blue-jane", "nobody"):
-        assert fields(ask("POST", f"{V1}/api-keys", {"name": "k", "user": nobody}, user="acme-boss")) == {"user"}
+        for field in ("user", "user_id"):
+            assert fields(ask("POST", f"{V1}/api-keys", {"name": "k", field: nobody}, user="acme-boss")) == {field}
     for jane in (User.objects.get(username="blue-jane").pk, str(User.objects.get(username="blue-jane").pk)):
         assert new_key("root", user=jane)["username"] == "blue-jane"
 
@@ -597,6 +598,7 @@ WRONG: list[tuple[str, str, object, str]] = [
     ("POST", "api-keys", {"name": "k", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
     ("POST", "api-keys", {"name": "k", "expires_at": "9999-12-31T23:59:59-23:59"}, "expires_at"),
     ("POST", "api-keys", {"name": "k", "user": "nobody"}, "user"),
+    ("POST", "api-keys", {"name": "k", "user": "acme-jane", "user_id": "acme-jane"}, "user_id"),
     ("POST", "api-keys/{key}/rotate", {"overlap_seconds": -1}, "overlap_seconds"),
     ("POST", "api-keys/{key}/rotate", {"overlap_seconds": 10**9}, "overlap_seconds"),
     ("PATCH", "api-keys/{key}", {"daily_limit": None}, "daily_limit"),
@@ -716,3 +718,10 @@ def test_a_key_costs_one_query_beside_the_list(django_assert_num_queries: Callab
         ask("GET", f"{V1}/aliases", key=made)
     with django_assert_num_queries(3):
         assert ask("GET", f"{V1}/aliases", key=made).status_code == 200
+
+
+def test_a_key_for_another_user_may_be_asked_for_by_either_name() -> None:
+    for field in ("user", "user_id"):
+        for named in ("acme-jane", User.objects.get(username="acme-jane").pk):
+            made = ask("POST", f"{V1}/api-keys", {"name": "k", field: named}, user="acme-boss")
+            assert made.status_code == 201 and made.json()["username"] == "acme-jane"
