@@ -9,19 +9,16 @@ import asyncio
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
-from accounts.addresses import Resolution
-from accounts.names import Address
 from mailflow import counters
 from mailflow.errors import Refused, Unavailable
-from mailflow.events import NewEvent, clean_text
 from mailflow.handoff import Turned
 from mailflow.limits.rules import Verdict as LimitVerdict
+from mailflow.listener import refusal_events
 from mailflow.listener.auth import Account, Exchange
 from mailflow.listener.conduct import Conduct
 from mailflow.listener.connection import (
@@ -33,10 +30,8 @@ from mailflow.listener.connection import (
     SmtpConnection,
     plain_address,
 )
-from mailflow.listener.intake import Intake
-from mailflow.models import Event
+from mailflow.listener.transaction import INTERNAL_ERROR, Declined, Transaction
 from mailflow.policy.decision import Decision
-from mailflow.smtp.envelope import Envelope
 from mailflow.smtp.reply import Reply
 from mailflow.spool import group
 
@@ -47,12 +42,9 @@ logger = structlog.get_logger(__name__)
 
 MAX_COMMAND_OCTETS = 512  # RFC 5321 §4.5.3.1.4, with CRLF; extensions add to MAIL and RCPT
 MAX_EXTENDED_COMMAND_OCTETS = 2048
-EVENT_RECIPIENTS = 50  # of a message that was refused get an event each
-NAMED_RECIPIENTS = 5  # in the one event of a refusal that leaves the message its chance
 CROWDED_IDLE_SECONDS = 10.0  # of silence between commands, while the listener is nearly full
 QUIT_SECONDS = 10.0  # for a client that was told 521
 
-INTERNAL_ERROR = Reply(451, "3.0", "Local error in processing, try again later")
 NOT_RECOGNIZED = Reply(500, "5.1", "Command not recognized")
 ONLY_ASCII = Reply(501, "5.2", "Only ASCII is understood here")
 NOT_UTF8 = Reply(501, "5.2", "Not valid UTF-8")
@@ -75,7 +67,6 @@ _STAGES = {
     b"HELO": "greeting", b"EHLO": "greeting", b"AUTH": "auth", b"MAIL": "sender", b"RCPT": "recipient",
     b"DATA": "content", b"BDAT": "content", b"ETRN": "turn", b"ATRN": "turn", b"STARTTLS": "connection",
 }  # fmt: skip
-_RULES = {500: "syntax", 501: "syntax", 502: "not_offered", 503: "sequence", 504: "syntax", 555: "syntax"}
 
 SIZE = "SIZE"  # among a port's keywords; it is announced with its limit
 REQUIRETLS = "REQUIRETLS"  # announced within TLS alone
@@ -95,42 +86,6 @@ class Port:
     implicit_tls: bool = False
     needs_account: bool = False
     has_challenge: bool = False
-
-
-@dataclass(slots=True)
-class Transaction:
-    """One mail transaction, from MAIL to the end of its content (RFC 5321 §3.3)."""
-
-    envelope: Envelope
-    decisions: list[Decision] = field(default_factory=list)
-    resolutions: dict[Address, Resolution] = field(default_factory=dict)  # of its recipients, in their order
-    folded: set[str] = field(default_factory=set)  # our own ones, in the form in which all their spellings are one
-    is_noted: bool = False  # its recipients have their events of its refusal
-    is_full: bool = False  # a recipient over the limit was refused
-    intake: Intake | None = None  # once BDAT has begun
-    has_failed: bool = False  # a chunk was refused: what follows would be a message with a hole (RFC 3030 §2)
-    is_over: bool = False  # its last octet has come
-    began_at: float = 0.0  # its content; of the loop's clock
-    until: float = math.inf  # by then, at the latest, more of its content must have come
-
-    def fail(self) -> None:
-        """Take no more of its content, and drop what there is; only RSET helps."""
-        self.has_failed = True
-        if self.intake is not None:
-            self.intake.close()
-
-
-class Declined(Refused):
-    """A refusal with more to tell: the decision, and whose mail it was about."""
-
-    def __init__(
-        self, decision: Decision, *, sender: str = "", recipient: str = "", organization_id: int | None = None
-    ) -> None:
-        super().__init__(decision.reply or INTERNAL_ERROR, decision.reason, rule=decision.rule)
-        self.decision = decision
-        self.sender = sender
-        self.recipient = recipient
-        self.organization_id = organization_id
 
 
 class Session(SmtpConnection):
@@ -425,9 +380,9 @@ class Session(SmtpConnection):
         """Leave the event of a refusal, where it is about somebody's mail."""
         if not self._stage:
             return
-        rule = refusal.rule or _RULES.get(refusal.reply.code, "refused")
+        rule = refusal_events.rule_of(refusal)
         if not isinstance(refusal, Declined):
-            named = _path_in(self._argument)
+            named = refusal_events.path_in(self._argument)
             sender, recipient = named if self._verb == b"MAIL" else "", named if self._verb == b"RCPT" else ""
             self.note_refusal(rule, refusal.reply, refusal.reason, sender=sender, recipient=recipient)
         elif self.transaction is not None and self.transaction.is_over:
@@ -449,57 +404,28 @@ class Session(SmtpConnection):
         `sender` and `recipient`: as the command that is refused names them, where no transaction does.
         """
         counters.add("smtp.refused")
-        sender = self.transaction.envelope.reverse_path_text if self.transaction else sender
-        for concerned, organization_id in [(recipient, None)] if recipient else self._concerned():
+        transaction, account = self.transaction, self.account
+        is_amid_content = self.taker is not None
+        sender = transaction.envelope.reverse_path_text if transaction else sender
+        concerned = (
+            [(recipient, None)] if recipient else refusal_events.concerned(transaction, account, is_amid_content)
+        )
+        for one, organization_id in concerned:
             self._write_event(
-                rule, reply, reason, stage=stage or self._stage, sender=sender, recipient=concerned,
-                decisions=decisions, organization_id=organization_id,
+                rule, reply, reason, stage=stage or self._stage, sender=sender, recipient=one, decisions=decisions,
+                organization_id=organization_id,
             )  # fmt: skip
-
-    def _concerned(self) -> Sequence[tuple[str, int | None]]:
-        """Return whom a refusal concerns: a recipient and the organization that may know of it, for each event.
-
-        What an account sends is its own organization's business. A message is refused to its recipients once.
-        """
-        transaction = self.transaction
-        if transaction is None:
-            return [("", None)]
-        is_lost = transaction.is_over or transaction.has_failed or self.taker is not None
-        if not is_lost or transaction.is_noted or not transaction.resolutions:
-            return [(", ".join(map(str, islice(transaction.resolutions, NAMED_RECIPIENTS))), None)]
-        transaction.is_noted = True
-        own = self.account.organization_id if self.account else None
-        recipients = islice(transaction.resolutions.items(), EVENT_RECIPIENTS)
-        return [(str(address), own or resolution.organization_id) for address, resolution in recipients]
 
     def _write_event(
         self, rule: str, reply: Reply, reason: str, *, stage: str, sender: str, recipient: str,
-        decisions: Sequence[Decision] = (), organization_id: int | None = None,
+        decisions: Sequence[Decision], organization_id: int | None,
     ) -> None:  # fmt: skip
-        account = self.account
-        group.current().note(
-            NewEvent(
-                kind=Event.Kind.REFUSED.value,
-                summary=f"Refused at {stage or 'connection'}: {reason}{f' (from <{sender}>)' if sender else ''}.",
-                stage=stage,
-                rule=rule,
-                sender=sender,
-                recipient=recipient[:320],
-                reply=str(reply),
-                decisions=decisions,
-                client_address=self.client_address,
-                actor=account.username if account else "",
-                organization_id=organization_id or (account.organization_id if account else None),
-                trace_id=self.trace_id,
-            )
-        )
-
-
-def _path_in(argument: bytes) -> str:
-    """Return what a refused MAIL or RCPT named, as far as it can be made out; for people, not to be parsed."""
-    path = argument.partition(b":")[2].strip()
-    inner = path[1:].partition(b">")[0] if path.startswith(b"<") else path.partition(b" ")[0]
-    return clean_text(inner.decode("utf-8", "replace"), 320)
+        event = refusal_events.event(
+            rule, reply, reason, stage=stage, sender=sender, recipient=recipient, decisions=decisions,
+            organization_id=organization_id, client_address=self.client_address, account=self.account,
+            trace_id=self.trace_id,
+        )  # fmt: skip
+        group.current().note(event)
 
 
 def _verb_of(line: bytes) -> bytes:

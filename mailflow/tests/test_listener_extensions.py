@@ -15,7 +15,7 @@ from django.utils import timezone
 from accounts.models import Domain, Organization, User
 from mailflow import content
 from mailflow.handoff import MemoryHandoff
-from mailflow.listener import door, ports, session
+from mailflow.listener import door, ports, refusal_events
 from mailflow.listener.server import Listener
 from mailflow.listener.session import Session
 from mailflow.models import Event, Message
@@ -340,7 +340,7 @@ def test_what_an_account_sends_is_its_organizations_business(listener: Listener)
 def test_the_events_of_one_message_are_bounded_and_come_once(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "EVENT_RECIPIENTS", 3)
+    monkeypatch.setattr(refusal_events, "EVENT_RECIPIENTS", 3)
     listener.max_message_octets = 1000
     with connect(listener) as client:
         client.ask("EHLO x")

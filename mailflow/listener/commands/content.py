@@ -13,7 +13,8 @@ from mailflow import counters, receiver
 from mailflow.errors import Refused
 from mailflow.listener.connection import WORKING, Answer
 from mailflow.listener.intake import Intake
-from mailflow.listener.session import Declined, Session, Transaction
+from mailflow.listener.session import Session
+from mailflow.listener.transaction import Declined, Transaction
 from mailflow.models import Message
 from mailflow.policy.recipient import check_room
 from mailflow.smtp.reply import Reply

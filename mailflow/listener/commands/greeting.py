@@ -8,7 +8,8 @@ from functools import lru_cache
 from mailflow.errors import Refused
 from mailflow.listener.auth import CRAM_MD5, PASSWORD_MECHANISMS
 from mailflow.listener.connection import Answer, Closed
-from mailflow.listener.session import BYE, REQUIRETLS, SIZE, Declined, Session
+from mailflow.listener.session import BYE, REQUIRETLS, SIZE, Session
+from mailflow.listener.transaction import Declined
 from mailflow.policy.decision import Verdict
 from mailflow.policy.greeting import check_greeting
 from mailflow.smtp.reply import Reply

@@ -17,7 +17,8 @@ from mailflow.listener.commands.content import CHUNK_FAILED
 from mailflow.listener.commands.greeting import auth_offered
 from mailflow.listener.connection import SHUTTING_DOWN, Answer
 from mailflow.listener.parameters import read_envelope, read_recipient
-from mailflow.listener.session import SWITCHED_OFF, Declined, Session, Transaction
+from mailflow.listener.session import SWITCHED_OFF, Session
+from mailflow.listener.transaction import Declined, Transaction
 from mailflow.policy.decision import Decision, Verdict
 from mailflow.policy.recipient import check_recipient
 from mailflow.policy.sender import check_sender
