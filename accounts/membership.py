@@ -61,7 +61,7 @@ def create(
     Raises `InvalidAccount`, `AccountTaken`, or `PlanLimitReached` by the organization's plan.
     """
     user = User(username=User.normalize_username(username), email=address, organization=organization, **values)
-    check_username(user.username)
+    check_username(user.username, address)
     check_address(user, address, by_staff=by_staff)
     check_password(password, user)
     user.password = credentials.hashed(password)
@@ -115,7 +115,8 @@ def change(
         raise AccountTaken(_what_is_taken(user)) from None
 
 
-def check_username(username: str) -> None:
+def check_username(username: str, address: str) -> None:
+    """Whether an account with the address may have the name: by an address people and programs find its own account."""
     field = User._meta.get_field("username")
     try:
         field.run_validators(username)
@@ -123,6 +124,8 @@ def check_username(username: str) -> None:
         raise InvalidAccount({"username": " ".join(error.messages)}) from None
     if username.isdecimal():  # a number in a path is an id
         raise InvalidAccount({"username": "A name of digits alone would be taken for an id."})
+    if "@" in username and fold_address(username) != fold_address(address):
+        raise InvalidAccount({"username": "A name with an @ in it must be the account's own address."})
 
 
 def check_password(password: str, user: User) -> None:
@@ -153,6 +156,8 @@ def check_address(user: User, text: str, *, by_staff: bool, is_self: bool = Fals
         raise InvalidAccount({"email": "An address that speaks for the domain needs an administrator."})
     if domain is not None and _is_alias(domain, address.folded_local_part):
         raise AccountTaken(f"An alias has the address {address.unicode}.")
+    if User.objects.exclude(pk=user.pk).filter(username__iexact=fold_address(str(address))).exists():
+        raise AccountTaken(f"Another account is named {address.unicode}.")
 
 
 def _is_alias(domain: Domain, local_part: str) -> bool:

@@ -142,6 +142,7 @@ def test_an_organization_and_a_quota_may_be_named(organization: Organization) ->
         ("create jane jane MyP@ssw0rd", "email: Not a valid address"),
         ("create ja/ne jane@example.com MyP@ssw0rd", "username: "),
         ("create 17 jane@example.com MyP@ssw0rd", "username: A name of digits"),
+        ("create john@example.com jane@example.com MyP@ssw0rd", "username: A name with an @ in it"),
         ("create jane jane@example.com MyP@ssw0rd --quota -1", "--quota must be from 0"),
         ("create jane jane@example.com MyP@ssw0rd --organization None", "no organization 'None'"),
         ("create jane jane@example.com MyP@ssw0rd --organization Other", "not a domain of the account's organization"),

@@ -251,6 +251,19 @@ def test_an_administrator_makes_accounts_in_own_domains_alone_and_staff_elsewher
     assert fields(ask("POST", f"{V1}/users", {**wrong, "organization_id": blue["organization_id"]}, user="acme-boss"))
 
 
+def test_an_address_is_no_name_for_another_account() -> None:
+    body = {"username": "root@example.com", "email": "new@acme.example", "password": "SecureP@ssw0rd"}
+    assert fields(ask("POST", f"{V1}/users", body, user="acme-boss")) == {"username"}
+    own = {**body, "username": "New@ACME.example"}
+    assert ask("POST", f"{V1}/users", own, user="acme-boss").status_code == 201
+
+
+def test_nobody_takes_an_address_that_another_account_is_named_by() -> None:
+    User.objects.filter(username="acme-jane").update(username="Old@acme.example")
+    problem(ask("PATCH", f"{V1}/users/acme-john", {"email": "old@acme.example"}, user="acme-john"), 409)
+    assert ask("PATCH", f"{V1}/users/acme-john", {"email": "john@acme.example"}, user="acme-john").status_code == 200
+
+
 def test_an_account_that_is_switched_off_is_off_at_once() -> None:
     assert ask("GET", f"{V1}/domains", user="acme-john").status_code == 200
     assert ask("PATCH", f"{V1}/users/acme-john", {"enabled": False}, user="acme-boss").json()["enabled"] is False
