@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -16,7 +17,11 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from accounts import membership
 from accounts.admin.base import Admin
+from accounts.billing import plans
+from accounts.billing.plans import PlanLimitReached
+from accounts.membership import AccountTaken, InvalidAccount
 from accounts.models import User
 
 if TYPE_CHECKING:
@@ -25,11 +30,12 @@ if TYPE_CHECKING:
     _UserAdmin = DjangoUserAdmin[Any]
     _Group = DjangoGroupAdmin
     _UserForm = forms.ModelForm[User]
+    _Rules = _UserForm
     UserCreationForm = AdminUserCreationForm[User]
 else:
     from unfold.forms import AdminPasswordChangeForm, UserCreationForm
 
-    _UserAdmin, _Group, _UserForm = DjangoUserAdmin, DjangoGroupAdmin, forms.ModelForm
+    _UserAdmin, _Group, _UserForm, _Rules = DjangoUserAdmin, DjangoGroupAdmin, forms.ModelForm, object
 
 _POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
@@ -41,6 +47,48 @@ class GroupAdmin(_Group, Admin):
     """Django's own page, in our theme."""
 
 
+class AccountRules(_Rules):
+    """The rules of the API, for staff, each told at its field; what is left as it was is not judged.
+
+    The admin saves in the transaction that the form is checked in, so that a plan's limit holds.
+    """
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or self.cleaned_data
+        was, changed = self.instance, set(self.changed_data)
+        name, address = data.get("username"), data.get("email") or was.email
+        organization = data.get("organization", was.organization)
+        if name and "username" in changed:
+            self._check("username", membership.check_username, name, address)
+        if data.get("email") and changed & {"email", "organization"}:
+            user = User(pk=was.pk, organization=organization)
+            self._check("email", membership.check_address, user, address, by_staff=True)
+        if organization is not None and organization.pk != was.organization_id:
+            self._check("organization", plans.check_mailboxes, organization)
+        return data
+
+    def _check(self, field: str, rule: Callable[..., None], *values: Any, **options: Any) -> None:
+        try:
+            rule(*values, **options)
+        except InvalidAccount as error:
+            self.add_error(field, " ".join(error.errors.values()))
+        except (AccountTaken, PlanLimitReached) as error:
+            self.add_error(field, str(error))
+
+
+class ChangeUserForm(AccountRules, _UserForm):
+    """An account as it is."""
+
+
+class NewUserForm(AccountRules, UserCreationForm):
+    """A new account; without an organization it is that of the domain which its address is in."""
+
+    def clean(self) -> dict[str, Any]:
+        if self.cleaned_data.get("email") and not self.cleaned_data.get("organization"):
+            self.cleaned_data["organization"] = membership.organization_of_address(self.cleaned_data["email"])
+        return super().clean()
+
+
 @admin.register(User)
 class UserAdmin(_UserAdmin, Admin):
     """Accounts. They are switched off rather than deleted here: `DELETE /api/v1/users/{username}` and `user-cli delete`
@@ -49,8 +97,8 @@ class UserAdmin(_UserAdmin, Admin):
     Staff who are no superusers can neither give powers nor touch a superuser's account.
     """
 
-    form = _UserForm
-    add_form = UserCreationForm
+    form = ChangeUserForm
+    add_form = NewUserForm
     change_password_form = AdminPasswordChangeForm
     list_display = [
         "username", "email", "organization", "is_organization_admin", "is_staff", "is_active", "room", "last_login",
