@@ -47,9 +47,7 @@ def create(name: str, organization: Organization, *, accepts_mail: bool = True, 
 
     Raises `NameTaken`, or `PlanLimitReached` by the organization's plan.
     """
-    strangers = User.objects.filter(email__endswith=f"@{name}").exclude(organization=organization)
-    if strangers.exists():  # else their mail would become a matter of this organization
-        raise NameTaken("Addresses in this domain belong to accounts outside of the organization.")
+    check_name(name, organization)
     try:
         with transaction.atomic():
             plans.check_domains(organization)
@@ -62,6 +60,12 @@ def create(name: str, organization: Organization, *, accepts_mail: bool = True, 
     with suppress(dkim.CannotSign):  # a name too long for a key's record: its mail goes unsigned
         dkim.ensure_keys(domain, actor=actor)
     return domain
+
+
+def check_name(name: str, organization: Organization) -> None:
+    """Raise `NameTaken` where the mail of others would become a matter of this organization."""
+    if User.objects.filter(email__endswith=f"@{name}").exclude(organization=organization).exists():
+        raise NameTaken("Addresses in this domain belong to accounts outside of the organization.")
 
 
 def change(domain: Domain, *, actor: str, client: str = "", **values: bool) -> None:

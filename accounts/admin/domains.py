@@ -17,19 +17,48 @@ from accounts import aliases, dkim, domains
 from accounts.admin.base import Admin, badge, count_of, shorten
 from accounts.admin.dkim import DkimActions, tell_of_records
 from accounts.admin.odmr import new_secrets
+from accounts.billing import plans
+from accounts.billing.plans import PlanLimitReached
 from accounts.dns_records import records_of
 from accounts.models import Alias, DkimKey, Domain
+from accounts.names import parse_domain
 
 if TYPE_CHECKING:
-    _Form = forms.ModelForm[Alias]
+    _AliasForm = forms.ModelForm[Alias]
+    _DomainForm = forms.ModelForm[Domain]
 else:
-    _Form = forms.ModelForm
+    _AliasForm = _DomainForm = forms.ModelForm
 
 RECORDS = "admin/accounts/domain/records.html"
+_STAYS = (
+    "It is for good. To give a domain to another organization, delete it, without its mailboxes, and add it there: its "
+    "aliases and keys go, and its new owner publishes new records."
+)
+
+
+class DomainForm(_DomainForm):
+    """A new domain is for an organization whose plan allows one more, and takes no other organization's addresses in.
+
+    The admin saves in the transaction that the form is checked in, so that a plan's limit holds.
+    """
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or self.cleaned_data
+        name, organization = data.get("name"), data.get("organization")
+        if self.instance.pk is None and name and organization:
+            try:
+                domains.check_name(parse_domain(name), organization)
+                plans.check_domains(organization)
+            except domains.NameTaken as error:
+                self.add_error("name", str(error))
+            except PlanLimitReached as error:
+                self.add_error("organization", str(error))
+        return data
 
 
 @admin.register(Domain)
 class DomainAdmin(DkimActions):
+    form = DomainForm
     list_display = [
         "name", "organization", "status_label", "is_trusted", "is_active", "takes_mail", "delivery_label",
         "alias_count", "last_checked_at", "created_at",
@@ -56,8 +85,11 @@ class DomainAdmin(DkimActions):
     actions = ["make_keys", "prepare_keys", "rotate_keys", "new_odmr_secret"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        """A name is kept for good: addresses, mail and keys belong to it."""
-        return [*super().get_readonly_fields(request, obj), *(["name"] if obj is not None else [])]
+        """Name and organization are kept for good: addresses, mail and keys belong to them."""
+        return [*super().get_readonly_fields(request, obj), *(["name", "organization"] if obj is not None else [])]
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        return super().get_form(request, obj, change, **{"help_texts": {"organization": _STAYS}, **kwargs})
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
@@ -142,7 +174,7 @@ class DomainAdmin(DkimActions):
         return int(domain.alias_number)
 
 
-class AliasForm(_Form):
+class AliasForm(_AliasForm):
     """An alias of a mailbox's address would never get any mail."""
 
     def clean(self) -> dict[str, Any]:

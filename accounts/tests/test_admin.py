@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import keys, odmr
-from accounts.models import Alias, ApiKey, DailyUsage, Domain, OdmrSecret, Organization, TrailEntry, User
+from accounts.models import Alias, ApiKey, DailyUsage, Domain, OdmrSecret, Organization, Plan, TrailEntry, User
 from accounts.tests.zone import Zone, serving
 
 pytestmark = pytest.mark.django_db
@@ -167,6 +167,32 @@ def test_who_may_only_look_at_domains_makes_no_secret(client: Client) -> None:
     asked = {"action": "new_odmr_secret", "_selected_action": [domain.pk], "confirmed": "yes"}
     client.post(reverse("admin:accounts_domain_changelist"), asked)
     assert not OdmrSecret.objects.exists()
+
+
+def test_a_domain_stays_with_its_organization(browser: Client) -> None:
+    _rows(0, 2)
+    domain, other = Domain.objects.get(name="d0.example"), Organization.objects.get(name="Tenant 1")
+    address = reverse("admin:accounts_domain_change", args=[domain.pk])
+    page = browser.get(address).content.decode()
+    assert 'name="organization"' not in page and "To give a domain to another organization" in page
+    form = {"organization": other.pk, "is_active": "on", "delivery": "local"}
+    assert browser.post(address, form).status_code == 302
+    domain.refresh_from_db()
+    assert domain.organization != other
+
+
+def test_a_plan_and_the_addresses_of_others_hold_for_a_domain_made_here(browser: Client) -> None:
+    _rows(0, 1)
+    Plan.objects.create(name="Small", max_domains=1, is_default=True)
+    full, fresh = Organization.objects.get(), Organization.objects.create(name="Fresh")
+    address, form = reverse("admin:accounts_domain_add"), {"name": "new.example", "delivery": "local"}
+    answer = browser.post(address, {**form, "organization": full.pk})
+    words = "The plan Small allows 1 domains; for more, choose another plan."
+    assert answer.context["errors"] == [[words]]
+    answer = browser.post(address, {**form, "organization": fresh.pk, "name": "EXAMPLE.com."})
+    assert "Addresses in this domain belong to accounts outside" in answer.content.decode()
+    assert browser.post(address, {**form, "organization": fresh.pk}).status_code == 302
+    assert Domain.objects.get(name="new.example").organization == fresh
 
 
 def test_a_domains_host_for_etrn_is_checked(browser: Client) -> None:
