@@ -32,7 +32,7 @@ def create(domain: Domain, local_part: str, values: Mapping[str, Any], *, actor:
     try:
         with transaction.atomic():
             alias.save(force_insert=True)
-            _trail("alias.created", alias, actor, client, _words(alias))
+            _trail("alias.created", alias, actor, client, words(alias))
     except IntegrityError:
         raise AliasTaken(f"There is an alias {alias} already.") from None
     return alias
@@ -48,12 +48,12 @@ def change(alias: Alias, values: Mapping[str, Any], *, actor: str, client: str =
     _check(alias)
     with transaction.atomic():
         alias.save(update_fields=list(new))
-        _trail("alias.changed", alias, actor, client, _words(alias))
+        _trail("alias.changed", alias, actor, client, words(alias))
 
 
 def delete(alias: Alias, *, actor: str, client: str = "") -> None:
     with transaction.atomic():
-        _trail("alias.deleted", alias, actor, client, _words(alias))
+        _trail("alias.deleted", alias, actor, client, words(alias))
         alias.delete()
 
 
@@ -79,7 +79,7 @@ def _check(alias: Alias) -> None:
         alias.clean_fields(exclude=["domain"])
         alias.clean()
     except ValidationError as error:
-        raise InvalidAlias({name: " ".join(words) for name, words in error.message_dict.items()}) from None
+        raise InvalidAlias({name: " ".join(texts) for name, texts in error.message_dict.items()}) from None
     own = str(alias)
     if any(parse_address(target).lookup_key == own for target in alias.targets):
         raise InvalidAlias({"targets": "An alias cannot lead to itself."})
@@ -92,7 +92,8 @@ def is_mailbox(alias: Alias) -> bool:
     return alias.is_active and User.objects.filter(email=str(alias), is_active=True).exists()
 
 
-def _words(alias: Alias) -> str:
+def words(alias: Alias) -> str:
+    """Say what an alias does, for the trail."""
     shown = ", ".join(alias.targets[:5])
     return f"To {shown}{' …' if alias.targets[5:] else ''}, {'on' if alias.is_active else 'off'}, {alias.announcement}."
 

@@ -15,7 +15,8 @@ from django.utils import timezone
 from accounts import sealed
 from accounts.dkim_records import MAX_NAME_OCTETS, TxtRecord, key_record, record_name
 from accounts.key_pairs import ED25519, RSA, KeyPair, generate
-from accounts.models import DkimKey, Domain, TrailEntry
+from accounts.models import DkimKey, Domain
+from accounts.trail import entry, leave
 
 ALGORITHMS = (RSA, ED25519)
 KEEP_PUBLISHED = dt.timedelta(days=14)  # mail may wait that long in queues, and in mailboxes that verify late
@@ -28,7 +29,7 @@ class CannotSign(ValueError):
     """The domain cannot have DKIM keys; the text says why."""
 
 
-def ensure_keys(domain: Domain, *, actor: str = "") -> list[DkimKey]:
+def ensure_keys(domain: Domain, *, actor: str = "", client: str = "") -> list[DkimKey]:
     """Make an active key of each algorithm that the domain has none of; return the new ones. May be called again.
 
     Called wherever a domain is made. Making an RSA key takes up to half a second, before any transaction of this
@@ -42,11 +43,11 @@ def ensure_keys(domain: Domain, *, actor: str = "") -> list[DkimKey]:
         domain = _locked(domain)
         still = _missing(domain, DkimKey.State.ACTIVE)
         made = [_create(domain, pair, DkimKey.State.ACTIVE) for pair in pairs if pair.algorithm in still]
-        _trail("dkim_key.created", domain, made, actor, "Made, and active")
+        _trail("dkim_key.created", domain, made, actor, client, "Made, and active")
     return made
 
 
-def prepare(domain: Domain, *, actor: str = "") -> list[DkimKey]:
+def prepare(domain: Domain, *, actor: str = "", client: str = "") -> list[DkimKey]:
     """Make the successors of the domain's keys, whose records can then be published before they sign.
 
     Returns the prepared keys, also those that were there. Raises `CannotSign`.
@@ -56,11 +57,11 @@ def prepare(domain: Domain, *, actor: str = "") -> list[DkimKey]:
         domain = _locked(domain)
         still = _missing(domain, DkimKey.State.PREPARED)
         made = [_create(domain, pair, DkimKey.State.PREPARED) for pair in pairs if pair.algorithm in still]
-        _trail("dkim_key.prepared", domain, made, actor, "Made, to sign after the next rotation")
+        _trail("dkim_key.prepared", domain, made, actor, client, "Made, to sign after the next rotation")
         return list(_keys(domain, DkimKey.State.PREPARED))
 
 
-def rotate(domain: Domain, *, actor: str = "") -> list[DkimKey]:
+def rotate(domain: Domain, *, actor: str = "", client: str = "") -> list[DkimKey]:
     """Let the prepared keys sign from now on, or new ones where none are prepared, and retire those that signed so far.
 
     Returns the keys that sign now. Raises `CannotSign`.
@@ -78,16 +79,16 @@ def rotate(domain: Domain, *, actor: str = "") -> list[DkimKey]:
                 pair = pairs.get(algorithm) or generate(algorithm)
                 active.append(_create(domain, pair, DkimKey.State.ACTIVE))
         before = f"; retired: {_named(retired)}" if retired else ""
-        _trail("dkim_key.rotated", domain, active, actor, "Signing from now on", after=before)
+        _trail("dkim_key.rotated", domain, active, actor, client, "Signing from now on", after=before)
     return active
 
 
-def retire(key: DkimKey, *, actor: str = "") -> bool:
+def retire(key: DkimKey, *, actor: str = "", client: str = "") -> bool:
     """End a key's use for good and erase its private part; False where it is retired already."""
     with transaction.atomic():
         ended = _retire(key)
         if ended:
-            _trail("dkim_key.retired", key.domain, [key], actor, "Retired")
+            _trail("dkim_key.retired", key.domain, [key], actor, client, "Retired")
     return ended
 
 
@@ -184,10 +185,12 @@ def _retire(key: DkimKey) -> bool:
     return bool(ended)
 
 
-def _trail(kind: str, domain: Domain, keys: Sequence[DkimKey], actor: str, words: str, *, after: str = "") -> None:
+def _trail(
+    kind: str, domain: Domain, keys: Sequence[DkimKey], actor: str, client: str, words: str, *, after: str = ""
+) -> None:
     if keys:
         detail = f"{words}: {_named(keys)}{after}."
-        TrailEntry.objects.create(kind=kind, actor=actor[:254], subject=domain.name[:254], detail=detail)
+        leave([entry(kind, domain.name, detail, {"actor": actor, "client": client})])
 
 
 def _named(keys: Iterable[DkimKey]) -> str:

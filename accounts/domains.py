@@ -58,7 +58,7 @@ def create(name: str, organization: Organization, *, accepts_mail: bool = True, 
     except IntegrityError:
         raise NameTaken("The domain exists already.") from None
     with suppress(dkim.CannotSign):  # a name too long for a key's record: its mail goes unsigned
-        dkim.ensure_keys(domain, actor=actor)
+        dkim.ensure_keys(domain, actor=actor, client=client)
     return domain
 
 

@@ -15,14 +15,15 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts import sealed
-from accounts.models import Domain, OdmrSecret, TrailEntry
+from accounts.models import Domain, OdmrSecret
 from accounts.models.odmr_secret import place_of
 from accounts.names import InvalidName, parse_domain
+from accounts.trail import By, entry, leave
 
 SECRET_OCTETS = 20  # random; 40 characters that need no quotes in any client's file
 
 
-def make(domain: Domain, *, actor: str) -> str:
+def make(domain: Domain, *, actor: str, client: str = "") -> str:
     """Give the domain a new secret, in the place of the one it had, and return it: it is known only now."""
     text = secrets.token_hex(SECRET_OCTETS)
     with transaction.atomic():
@@ -35,16 +36,22 @@ def make(domain: Domain, *, actor: str) -> str:
             },
         )
         words = "The domain's first." if is_first else "The one before opens nothing from now on."
-        _note("odmr_secret.created" if is_first else "odmr_secret.replaced", domain, actor, words)
+        _note(
+            "odmr_secret.created" if is_first else "odmr_secret.replaced",
+            domain,
+            words,
+            {"actor": actor, "client": client},
+        )
     return text
 
 
-def revoke(domain: Domain, *, actor: str) -> bool:
+def revoke(domain: Domain, *, actor: str, client: str = "") -> bool:
     """Take the domain's secret away; False where it has none."""
     with transaction.atomic():
         count, _ = OdmrSecret.objects.filter(domain=domain).delete()
         if count:
-            _note("odmr_secret.revoked", domain, actor, "Nobody can log in for the domain until it gets a new one.")
+            words = "Nobody can log in for the domain until it gets a new one."
+            _note("odmr_secret.revoked", domain, words, {"actor": actor, "client": client})
     return bool(count)
 
 
@@ -90,5 +97,5 @@ def _decoy(*_keys: object) -> str:
     return sealed.seal(secrets.token_hex(SECRET_OCTETS).encode(), place_of(""))
 
 
-def _note(kind: str, domain: Domain, actor: str, detail: str) -> None:
-    TrailEntry.objects.create(kind=kind, actor=actor[:254], subject=domain.name[:254], detail=detail)
+def _note(kind: str, domain: Domain, detail: str, by: By) -> None:
+    leave([entry(kind, domain.name, detail, by)])

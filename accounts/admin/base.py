@@ -23,6 +23,8 @@ from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from accounts.trail import By
+
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Any]
     _Paginator = Paginator[Any]
@@ -96,6 +98,11 @@ class SinceFilter(admin.SimpleListFilter):
 
     def since(self, queryset: QuerySet[Any], at: dt.datetime) -> QuerySet[Any]:
         return queryset.filter(created_at__gte=at)
+
+
+def by(request: HttpRequest) -> By:
+    """Return who acts and from where, for the trail."""
+    return {"actor": request.user.get_username(), "client": str(request.META.get("REMOTE_ADDR", ""))[:45]}
 
 
 def badge(description: str, colours: dict[str, str], *, ordering: str | None = None) -> Callable[[F], F]:

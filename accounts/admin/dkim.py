@@ -15,7 +15,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from accounts import dkim
-from accounts.admin.base import Admin, ReadOnlyAdmin, badge, link
+from accounts.admin.base import Admin, ReadOnlyAdmin, badge, by, link
 from accounts.models import DkimKey, Domain
 
 MAX_AT_ONCE = 100  # domains in one action: making keys takes processor time
@@ -78,7 +78,7 @@ class DkimKeyAdmin(ReadOnlyAdmin):
     def retire(self, request: HttpRequest, queryset: QuerySet[DkimKey]) -> HttpResponse | None:
         keys = list(queryset.exclude(state=DkimKey.State.RETIRED).select_related("domain"))
         if request.POST.get("confirmed") == "yes":
-            count = sum(dkim.retire(key, actor=request.user.get_username()) for key in keys)
+            count = sum(dkim.retire(key, **by(request)) for key in keys)
             words = f"{count} {_noun(count)} retired."
             self.message_user(request, words, messages.SUCCESS if count else messages.WARNING)
             return None
@@ -194,7 +194,7 @@ class DkimActions(Admin):
         changed: list[DkimKey] = []
         for domain in domains:
             try:
-                changed += act(domain, actor=request.user.get_username())
+                changed += act(domain, **by(request))
             except dkim.CannotSign as error:
                 self.message_user(request, str(error), messages.ERROR)
         tell_of_records(request, changed)

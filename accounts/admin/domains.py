@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -14,9 +15,10 @@ from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 
 from accounts import aliases, dkim, domains
-from accounts.admin.base import Admin, badge, count_of, shorten
+from accounts.admin.base import badge, by, count_of, shorten
 from accounts.admin.dkim import DkimActions, tell_of_records
 from accounts.admin.odmr import new_secrets
+from accounts.admin.trailed import TrailedAdmin
 from accounts.billing import plans
 from accounts.billing.plans import PlanLimitReached
 from accounts.dns_records import records_of
@@ -57,7 +59,8 @@ class DomainForm(_DomainForm):
 
 
 @admin.register(Domain)
-class DomainAdmin(DkimActions):
+class DomainAdmin(TrailedAdmin, DkimActions):
+    trail_kind = "domain"
     form = DomainForm
     list_display = [
         "name", "organization", "status_label", "is_trusted", "is_active", "takes_mail", "delivery_label",
@@ -96,9 +99,17 @@ class DomainAdmin(DkimActions):
         if change:
             return
         try:
-            tell_of_records(request, dkim.ensure_keys(obj, actor=request.user.get_username()))
+            tell_of_records(request, dkim.ensure_keys(obj, **by(request)))
         except dkim.CannotSign as error:
             messages.warning(request, str(error))
+
+    def trail_words(self, obj: Any) -> str:
+        return f"For the organization {obj.organization.name}."
+
+    def change_words(self, obj: Any, names: Sequence[str]) -> str:
+        words = {True: "on", False: "off"}
+        shown = [(name, getattr(obj, name)) for name in names]
+        return f"{', '.join(f'{name} is {words.get(value, value) or None} now' for name, value in shown)}."
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """Its keys go with it, though nobody deletes one alone."""
@@ -118,7 +129,7 @@ class DomainAdmin(DkimActions):
         return obj is not None and not domains.mailboxes_in(obj) and super().has_delete_permission(request, obj)
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
-        domains.delete(obj, actor=request.user.get_username(), client=request.META.get("REMOTE_ADDR", ""))
+        domains.delete(obj, **by(request))
 
     def get_urls(self) -> list[URLPattern]:
         verify = self.admin_site.admin_view(self.verify_view)
@@ -131,7 +142,7 @@ class DomainAdmin(DkimActions):
         domain = self.get_object(request, object_id)
         if domain is None or not self.has_change_permission(request, domain):
             raise PermissionDenied
-        domains.verify(domain, actor=request.user.get_username(), client=request.META.get("REMOTE_ADDR", ""))
+        domains.verify(domain, **by(request))
         tone = messages.SUCCESS if domain.status == Domain.Status.VERIFIED else messages.WARNING
         self.message_user(request, f"{domain.name} was looked up: {domain.get_status_display().lower()}.", tone)
         return HttpResponseRedirect(reverse("admin:accounts_domain_change", args=[domain.pk]))
@@ -186,7 +197,8 @@ class AliasForm(_AliasForm):
 
 
 @admin.register(Alias)
-class AliasAdmin(Admin):
+class AliasAdmin(TrailedAdmin):
+    trail_kind = "alias"
     form = AliasForm
     list_display = ["__str__", "target_list", "announcement_label", "is_active", "created_at"]
     list_filter = ["announcement", "is_active"]
@@ -194,6 +206,12 @@ class AliasAdmin(Admin):
     search_fields = ["local_part", "domain__name", "targets"]
     autocomplete_fields = ["domain"]
     readonly_fields = ["created_at"]
+
+    def trail_words(self, obj: Any) -> str:
+        return aliases.words(obj)
+
+    def change_words(self, obj: Any, names: Sequence[str]) -> str:
+        return aliases.words(obj)
 
     @admin.display(description="forwards to")
     def target_list(self, alias: Alias) -> str:

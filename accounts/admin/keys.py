@@ -17,7 +17,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from accounts import keys
-from accounts.admin.base import Admin, ReadOnlyAdmin, badge
+from accounts.admin.base import Admin, ReadOnlyAdmin, badge, by
 from accounts.models import ApiKey, DailyUsage, Scope
 from accounts.models.api_key import MAX_SENDERS
 from accounts.names import InvalidName, parse_address, parse_domain
@@ -134,7 +134,8 @@ class ApiKeyAdmin(Admin):
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         if change:
-            super().save_model(request, obj, form, change)
+            changed = {name: form.cleaned_data[name] for name in form.changed_data}
+            keys.change(ApiKey.objects.get(pk=obj.pk), changed, **by(request))
             return
         made, text = keys.create(
             obj.name,
@@ -145,7 +146,7 @@ class ApiKeyAdmin(Admin):
             allowed_domains=obj.allowed_domains,
             allowed_addresses=obj.allowed_addresses,
             expires_at=obj.expires_at,
-            **_by(request),
+            **by(request),
         )
         obj.pk = made.pk
         obj.refresh_from_db()
@@ -157,7 +158,7 @@ class ApiKeyAdmin(Admin):
         if request.POST.get("confirmed") != "yes":
             return self._ask(request, queryset, alive, "rotate")
         for key in alive:
-            text = keys.rotate(key, overlap=OVERLAP, **_by(request))
+            text = keys.rotate(key, overlap=OVERLAP, **by(request))
             messages.warning(request, format_html(COPY_NOW, key.name, text))
         return None
 
@@ -166,7 +167,7 @@ class ApiKeyAdmin(Admin):
         alive = queryset.filter(revoked_at__isnull=True)
         if request.POST.get("confirmed") != "yes":
             return self._ask(request, queryset, alive, "revoke")
-        count = sum(keys.revoke(key, **_by(request)) for key in alive)
+        count = sum(keys.revoke(key, **by(request)) for key in alive)
         messages.success(request, f"{count} key{'' if count == 1 else 's'} revoked.")
         return None
 
@@ -224,7 +225,3 @@ class DailyUsageAdmin(ReadOnlyAdmin):
     @admin.display(description="daily limit")
     def limit(self, usage: DailyUsage) -> int:
         return usage.api_key.daily_limit
-
-
-def _by(request: HttpRequest) -> dict[str, str]:
-    return {"actor": request.user.get_username(), "client": request.META.get("REMOTE_ADDR", "")}

@@ -12,7 +12,7 @@ from django.template.response import TemplateResponse
 from django.utils.cache import add_never_cache_headers
 
 from accounts import odmr
-from accounts.admin.base import Admin, ReadOnlyAdmin, badge
+from accounts.admin.base import Admin, ReadOnlyAdmin, badge, by
 from accounts.models import Domain, OdmrSecret
 
 TEMPLATE = "admin/accounts/odmr_secret.html"
@@ -36,8 +36,7 @@ def new_secrets(page: Admin, request: HttpRequest, domains: QuerySet[Domain]) ->
         "replaced": sum(hasattr(domain, "odmr_secret") for domain in chosen),
     }
     if request.POST.get("confirmed") == "yes":
-        actor = request.user.get_username()
-        context["made"] = [(domain, odmr.make(domain, actor=actor)) for domain in chosen]
+        context["made"] = [(domain, odmr.make(domain, **by(request))) for domain in chosen]
     answer = TemplateResponse(request, TEMPLATE, context)
     add_never_cache_headers(answer)
     return answer
@@ -55,7 +54,7 @@ class OdmrSecretAdmin(ReadOnlyAdmin):
         return request.user.has_perm("accounts.delete_odmrsecret")
 
     def delete_model(self, request: HttpRequest, obj: OdmrSecret) -> None:
-        odmr.revoke(obj.domain, actor=request.user.get_username())
+        odmr.revoke(obj.domain, **by(request))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[OdmrSecret]) -> None:
         for secret in queryset.select_related("domain"):

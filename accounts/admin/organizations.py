@@ -8,12 +8,14 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from accounts.admin.base import Admin, count_of
+from accounts.admin.base import count_of
+from accounts.admin.trailed import TrailedAdmin
 from accounts.models import Domain, Organization, User
 
 
 @admin.register(Organization)
-class OrganizationAdmin(Admin):
+class OrganizationAdmin(TrailedAdmin):
+    trail_kind = "organization"
     list_display = ["name", "is_active", "user_count", "domain_count", "created_at"]
     list_filter = ["is_active"]
     search_fields = ["name"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from accounts.admin.base import Admin, ReadOnlyAdmin, badge
+from accounts.admin.base import ReadOnlyAdmin, badge
+from accounts.admin.trailed import TrailedAdmin
 from accounts.models import OrganizationUsage, Plan, StripeEvent, Subscription
 
 
 @admin.register(Plan)
-class PlanAdmin(Admin):
+class PlanAdmin(TrailedAdmin):
+    trail_kind = "plan"
     list_display = [
         "name", "stripe_price_id", "max_domains", "max_mailboxes", "max_messages_a_day", "is_default", "is_active",
     ]  # fmt: skip

@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
+from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from accounts import membership
-from accounts.admin.base import Admin
+from accounts import membership, trail
+from accounts.admin.base import by
+from accounts.admin.trailed import TrailedAdmin
 from accounts.billing import plans
 from accounts.billing.plans import PlanLimitReached
 from accounts.membership import AccountTaken, InvalidAccount
@@ -43,8 +46,10 @@ admin.site.unregister(Group)
 
 
 @admin.register(Group)
-class GroupAdmin(_Group, Admin):
+class GroupAdmin(_Group, TrailedAdmin):
     """Django's own page, in our theme."""
+
+    trail_kind = "group"
 
 
 class AccountRules(_Rules):
@@ -90,13 +95,14 @@ class NewUserForm(AccountRules, UserCreationForm):
 
 
 @admin.register(User)
-class UserAdmin(_UserAdmin, Admin):
+class UserAdmin(_UserAdmin, TrailedAdmin):
     """Accounts. They are switched off rather than deleted here: `DELETE /api/v1/users/{username}` and `user-cli delete`
     remove one with all its mail. One that was deleted is not shown while its mail is being removed.
 
     Staff who are no superusers can neither give powers nor touch a superuser's account.
     """
 
+    trail_kind = "user"
     form = ChangeUserForm
     add_form = NewUserForm
     change_password_form = AdminPasswordChangeForm
@@ -137,6 +143,23 @@ class UserAdmin(_UserAdmin, Admin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+    def trail_words(self, obj: Any) -> str:
+        return f"{obj.email}, of {obj.organization.name if obj.organization else 'no organization'}."
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """Leave a line in the trail where the password is another one afterwards."""
+        if request.method != "POST":
+            return super().user_change_password(request, id, form_url)
+        with transaction.atomic():
+            user = self.get_object(request, unquote(id))
+            before = user.password if user else ""
+            answer = super().user_change_password(request, id, form_url)
+            if user is not None:
+                user.refresh_from_db(fields=["password"])
+            if user is not None and user.password != before:
+                trail.leave([trail.entry("user.password_changed", user.username, "Changed: password.", by(request))])
+        return answer
 
     @admin.display(description="password")
     def password_state(self, user: User) -> SafeString:

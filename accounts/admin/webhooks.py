@@ -17,7 +17,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
-from accounts.admin.base import Admin, ReadOnlyAdmin, SinceFilter, badge, link, shorten
+from accounts.admin.base import Admin, ReadOnlyAdmin, SinceFilter, badge, by, link, shorten
 from accounts.admin.dkim import confirm
 from accounts.models import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from accounts.webhooks import deliveries, endpoints, outbox
@@ -94,12 +94,11 @@ class WebhookEndpointAdmin(Admin):
         return [*self.readonly_fields, "organization", *follows]
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        actor = request.user.get_username()
         if change:
             names = [name for name in form.changed_data if name in ("url", "events", "description", "is_active")]
             stored = WebhookEndpoint.objects.get(pk=obj.pk)
             try:
-                endpoints.change(stored, {name: form.cleaned_data[name] for name in names}, actor=actor)
+                endpoints.change(stored, {name: form.cleaned_data[name] for name in names}, **by(request))
             except InvalidEndpoint as error:
                 messages.error(request, str(error))
             obj.refresh_from_db()
@@ -112,7 +111,7 @@ class WebhookEndpointAdmin(Admin):
                 data["events"],
                 description=data["description"],
                 is_active=data["is_active"],
-                actor=actor,
+                **by(request),
             )
         except TooManyEndpoints as error:
             raise PermissionDenied(str(error)) from None
@@ -122,7 +121,7 @@ class WebhookEndpointAdmin(Admin):
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         try:
-            endpoints.delete(obj, actor=request.user.get_username())
+            endpoints.delete(obj, **by(request))
         except InvalidEndpoint as error:
             messages.error(request, str(error))
 
@@ -147,7 +146,7 @@ class WebhookEndpointAdmin(Admin):
         if request.POST.get("confirmed") == "yes":
             for endpoint in chosen:
                 try:
-                    secret = endpoints.rotate_secret(endpoint, actor=request.user.get_username())
+                    secret = endpoints.rotate_secret(endpoint, **by(request))
                 except InvalidEndpoint as error:
                     messages.error(request, f"{endpoint}: {error}")
                     continue
@@ -181,7 +180,7 @@ class WebhookEndpointAdmin(Admin):
         if request.POST.get("confirmed") != "yes":
             return self._ask(request, action, title, question, title, chosen)
         for endpoint in chosen:
-            endpoints.change(endpoint, {"is_active": is_active}, actor=request.user.get_username())
+            endpoints.change(endpoint, {"is_active": is_active}, **by(request))
         self.message_user(request, f"{_count(chosen)} switched {'on' if is_active else 'off'}.")
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from django.db.models import Model, QuerySet
 from rest_framework import serializers
@@ -11,17 +11,11 @@ from rest_framework.request import Request
 
 from accounts.models import ApiKey, User
 from accounts.roles import Access
+from accounts.trail import By
 
 M = TypeVar("M", bound=Model)
 NEEDS_ADMIN = "That needs an administrator of the organization."
 MAX_ID = 2**63 - 1
-
-
-class By(TypedDict):
-    """Who acts, and from which address, as the functions that leave a trail take it."""
-
-    actor: str
-    client: str
 
 
 def caller(request: Request) -> User:

@@ -16,8 +16,8 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from accounts.admin.base import Admin, CappedPaginator, badge, shorten
-from accounts.models import TrailEntry
+from accounts import trail
+from accounts.admin.base import Admin, CappedPaginator, badge, by, shorten
 from accounts.names import InvalidName, parse_domain
 from queue.models import Destination, Entry
 from queue.pacing import ledger, standing
@@ -216,4 +216,4 @@ def waiting_counts(rows: Sequence[Destination]) -> Mapping[str, int]:
 
 
 def leave_trail(request: HttpRequest, kind: str, subject: str, detail: str) -> None:
-    TrailEntry.objects.create(kind=kind, actor=request.user.get_username(), subject=subject[:254], detail=detail)
+    trail.leave([trail.entry(kind, subject, detail, by(request))])

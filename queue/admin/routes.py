@@ -11,7 +11,8 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from accounts.admin.base import Admin, badge
+from accounts.admin.base import badge
+from accounts.admin.trailed import TrailedAdmin
 from queue.hops import InvalidHop, literal, parse_hop
 from queue.models import SmartHost
 
@@ -87,7 +88,8 @@ class ScopeFilter(admin.SimpleListFilter):
 
 
 @admin.register(SmartHost)
-class SmartHostAdmin(Admin):
+class SmartHostAdmin(TrailedAdmin):
+    trail_kind = "smarthost"
     form = SmartHostForm
     list_display = ["__str__", "scope", "tls_label", "username", "is_active", "updated_at"]
     list_filter = [ScopeFilter, "tls", "is_active"]
@@ -102,6 +104,10 @@ class SmartHostAdmin(Admin):
         ("Which way", {"fields": ["host", "port", "tls", "username", "password"]}),
         ("Record", {"fields": ["created_at", "updated_at"]}),
     ]  # fmt: skip
+
+    def trail_words(self, obj: Any) -> str:
+        scope = self.scope(obj)
+        return f"{scope[0].upper()}{scope[1:]}, TLS {obj.tls}."
 
     @admin.display(description="for", ordering="domain")
     def scope(self, smart_host: SmartHost) -> str:

@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from accounts import sealed, verp
 from accounts.dns.memory import MemoryResolver
-from accounts.models import Organization, User
+from accounts.models import Organization, TrailEntry, User
 from accounts.names import parse_address
 from mailflow.models import Message
 from queue import router, smarthosts
@@ -66,6 +66,20 @@ def test_a_password_stays_until_another_is_given_but_not_for_another_host(browse
     assert browser.post(page, {**FIELDS, "password": "", "username": ""}).status_code == 302
     row.refresh_from_db()
     assert row.sealed_password == ""
+
+
+def test_what_is_done_with_smarthosts_is_in_the_trail_without_passwords(browser: Client) -> None:
+    browser.post(ADD, FIELDS)
+    page = {"host": "relay.example", "password": "new swordfish"}
+    browser.post(reverse("admin:queue_smarthost_change", args=[SmartHost.objects.get().pk]), FIELDS | page)
+    browser.post(reverse("admin:queue_smarthost_delete", args=[SmartHost.objects.get().pk]), {"post": "yes"})
+    lines = TrailEntry.objects.order_by("pk").values_list("kind", "actor", "subject", "client_address", "detail")
+    who = ("root", "relay.example:587", "127.0.0.1")
+    assert list(lines) == [
+        ("smarthost.created", *who, "Mail to x.example, TLS required."),
+        ("smarthost.changed", *who, "Changed: password."),
+        ("smarthost.deleted", *who, "Mail to x.example, TLS required."),
+    ]
 
 
 def test_whoever_changes_the_host_in_the_database_gets_no_password() -> None:
