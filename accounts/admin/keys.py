@@ -13,11 +13,12 @@ from django.db.models import OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
 
 from accounts import keys
 from accounts.admin.base import Admin, ReadOnlyAdmin, badge, by
+from accounts.admin.shown_once import show_once
 from accounts.models import ApiKey, DailyUsage, Scope
 from accounts.models.api_key import MAX_SENDERS
 from accounts.names import InvalidName, parse_address, parse_domain
@@ -33,7 +34,6 @@ else:
 
 OVERLAP = dt.timedelta(days=1)
 CONFIRM = "admin/accounts/apikey/confirm.html"
-COPY_NOW = "The key {} is <strong>{}</strong>. Copy it now: it is not kept and cannot be shown again."
 
 
 class LinesField(forms.CharField):
@@ -150,17 +150,22 @@ class ApiKeyAdmin(Admin):
         )
         obj.pk = made.pk
         obj.refresh_from_db()
-        messages.warning(request, format_html(COPY_NOW, made.name, text))
+        obj.text_once = text
+
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
+        back = reverse("admin:accounts_apikey_change", args=[obj.pk])
+        return show_once(self, request, [(obj.name, obj.text_once)], noun="API key", words="", back=back)
 
     @admin.action(description="Rotate: a new text, the old one works a day longer", permissions=["change"])
     def rotate(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse | None:
         alive = queryset.filter(revoked_at__isnull=True)
         if request.POST.get("confirmed") != "yes":
             return self._ask(request, queryset, alive, "rotate")
-        for key in alive:
-            text = keys.rotate(key, overlap=OVERLAP, **by(request))
-            messages.warning(request, format_html(COPY_NOW, key.name, text))
-        return None
+        fresh = [(key.name, keys.rotate(key, overlap=OVERLAP, **by(request))) for key in alive]
+        if not fresh:
+            return None
+        words = "The text before works a day longer."
+        return show_once(self, request, fresh, noun="API key", words=words, back=request.get_full_path())
 
     @admin.action(description="Revoke for good", permissions=["change"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse | None:

@@ -12,6 +12,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -19,6 +20,7 @@ from django.utils.timesince import timesince
 
 from accounts.admin.base import Admin, ReadOnlyAdmin, SinceFilter, badge, by, link, shorten
 from accounts.admin.dkim import confirm
+from accounts.admin.shown_once import show_once
 from accounts.models import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from accounts.webhooks import deliveries, endpoints, outbox
 from accounts.webhooks.endpoints import InvalidEndpoint, TooManyEndpoints
@@ -40,7 +42,6 @@ T = TypeVar("T")
 _STATUS_COLOURS = {"delivered": "success", "pending": "info", "failed": "danger"}
 _STATE_COLOURS = {"well": "success", "failing": "warning", "off": "danger", "new": "info"}
 _MONOSPACE = "font-family: monospace; overflow-wrap: anywhere; white-space: pre-wrap"
-_ONCE = "The secret of {} is <strong>{}</strong>. Copy it now: it cannot be shown again."
 
 
 class EndpointForm(_Form):
@@ -117,7 +118,11 @@ class WebhookEndpointAdmin(Admin):
             raise PermissionDenied(str(error)) from None
         obj.pk = made.pk
         obj.refresh_from_db()
-        messages.warning(request, format_html(_ONCE, made.url, secret))
+        obj.secret_once = secret
+
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
+        back = reverse("admin:accounts_webhookendpoint_change", args=[obj.pk])
+        return show_once(self, request, [(obj.url, obj.secret_once)], noun="secret", words="", back=back)
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         try:
@@ -144,14 +149,18 @@ class WebhookEndpointAdmin(Admin):
     def rotate(self, request: HttpRequest, queryset: QuerySet[WebhookEndpoint]) -> HttpResponse | None:
         chosen = list(queryset)
         if request.POST.get("confirmed") == "yes":
+            fresh = []
             for endpoint in chosen:
                 try:
                     secret = endpoints.rotate_secret(endpoint, **by(request))
                 except InvalidEndpoint as error:
                     messages.error(request, f"{endpoint}: {error}")
                     continue
-                messages.warning(request, format_html(_ONCE, endpoint.url, secret))
-            return None
+                fresh.append((endpoint.url, secret))
+            if not fresh:
+                return None
+            words = "For a day, requests are signed with the one before, too."
+            return show_once(self, request, fresh, noun="secret", words=words, back=request.get_full_path())
         question = f"Make a new secret for {_count(chosen)}? For a day, requests are signed with the one before, too."
         return self._ask(request, "rotate", "Make a new secret", question, "Make", chosen)
 

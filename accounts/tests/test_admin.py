@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hmac
 import re
+from typing import Any
 
 import pytest
 from django.conf import LazySettings
@@ -16,8 +17,20 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import keys, odmr
-from accounts.models import Alias, ApiKey, DailyUsage, Domain, OdmrSecret, Organization, Plan, TrailEntry, User
+from accounts.models import (
+    Alias,
+    ApiKey,
+    DailyUsage,
+    Domain,
+    OdmrSecret,
+    Organization,
+    Plan,
+    TrailEntry,
+    User,
+    WebhookEndpoint,
+)
 from accounts.tests.zone import Zone, serving
+from accounts.webhooks import endpoints, signature
 
 pytestmark = pytest.mark.django_db
 
@@ -47,6 +60,15 @@ def _rows(start: int, stop: int) -> None:
         key, _ = keys.create(f"key {number}", user, daily_limit=5)
         DailyUsage.objects.create(api_key=key, date=dt.date(2026, 1, 1), count=number)
         odmr.make(domain, actor="tests")
+
+
+def _shown_once(answer: Any) -> str:
+    """Return the secret that the answer shows; it is kept by no cookie, no session and no cache."""
+    found = re.findall(r"<code[^>]*>([^<]+)</code>", answer.content.decode())
+    assert answer.status_code == 200 and len(found) == 1
+    assert "no-store" in answer["Cache-Control"]
+    assert found[0] not in str(answer.cookies) and not list(answer.context["messages"])
+    return str(found[0])
 
 
 @pytest.mark.parametrize("model", CHANGELISTS)
@@ -116,8 +138,7 @@ def test_a_domain_can_be_made_to_only_send(browser: Client) -> None:
 
 def test_a_key_is_shown_once_after_it_is_made_and_then_works(browser: Client, staff: User) -> None:
     form = {"name": "Shop", "user": staff.pk, "daily_limit": 25, "scopes": ["send"]}
-    page = browser.post(reverse("admin:accounts_apikey_add"), form, follow=True).content.decode()
-    text = page.split("The key Shop is <strong>")[1].split("</strong>")[0]
+    text = _shown_once(browser.post(reverse("admin:accounts_apikey_add"), form))
     made = keys.authenticate(text)
     assert made is not None
     assert (made.name, made.user, made.daily_limit) == ("Shop", staff, 25)
@@ -125,6 +146,22 @@ def test_a_key_is_shown_once_after_it_is_made_and_then_works(browser: Client, st
     assert text not in again
     assert made.key_hash not in again
     assert TrailEntry.objects.get(kind="api_key.created").actor == "root"
+
+
+def test_a_webhooks_secret_is_shown_once_after_it_is_made_and_after_it_is_replaced(browser: Client) -> None:
+    form = {"url": "https://hooks.example/a", "events": ["auth.failed"], "is_active": "on"}
+    secret = _shown_once(browser.post(reverse("admin:accounts_webhookendpoint_add"), form))
+    endpoint = WebhookEndpoint.objects.get()
+    assert [signature.spoken(kept) for kept in endpoints.secrets_of(endpoint, timezone.now())] == [secret]
+    address = reverse("admin:accounts_webhookendpoint_changelist")
+    chosen = {"action": "rotate", "_selected_action": [str(endpoint.pk)]}
+    assert "Make a new secret for 1 endpoint?" in browser.post(address, chosen).content.decode()
+    fresh = _shown_once(browser.post(address, {**chosen, "confirmed": "yes"}))
+    endpoint.refresh_from_db()
+    assert [signature.spoken(kept) for kept in endpoints.secrets_of(endpoint, timezone.now())] == [fresh, secret]
+    assert not browser.session.get("_messages")
+    for page in (address, reverse("admin:accounts_webhookendpoint_change", args=[endpoint.pk])):
+        assert fresh not in browser.get(page).content.decode()
 
 
 def test_an_odmr_secret_is_asked_for_shown_once_and_works(browser: Client) -> None:
@@ -238,8 +275,7 @@ def test_keys_are_rotated_and_revoked_after_a_question_that_tells_the_count(brow
     address = reverse("admin:accounts_apikey_changelist")
     form = {"action": "rotate", "_selected_action": [str(key.pk)]}
     assert "Give 1 key a new text?" in browser.post(address, form).content.decode()
-    page = browser.post(address, form | {"confirmed": "yes"}, follow=True).content.decode()
-    fresh = page.split("The key k is <strong>")[1].split("</strong>")[0]
+    fresh = _shown_once(browser.post(address, form | {"confirmed": "yes"}))
     assert keys.authenticate(fresh) == key and keys.authenticate(text) == key
     form["action"] = "revoke"
     assert "Revoke 1 key?" in browser.post(address, form).content.decode()
