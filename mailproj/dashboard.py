@@ -31,6 +31,7 @@ _NAVIGATION = [
         ("Suppressions", "block", "queue", "suppression"),
         ("Smarthosts", "alt_route", "queue", "smarthost"),
         ("Events", "history", "mailflow", "event"),
+        ("Mail templates", "draft", "mailflow", "mailtemplate"),
         ("Sandbox", "science", "queue", "sandboxclock"),
         ("Mailboxes", "inbox", "mailflow", "mailbox"),
         ("Filed messages", "folder_open", "mailflow", "filedmessage"),
@@ -45,6 +46,12 @@ _NAVIGATION = [
         ("ODMR secrets", "phone_callback", "accounts", "odmrsecret"),
         ("API keys", "key", "accounts", "apikey"),
         ("Webhook endpoints", "webhook", "accounts", "webhookendpoint"),
+    ]),
+    ("Billing", [
+        ("Plans", "sell", "accounts", "plan"),
+        ("Subscriptions", "autorenew", "accounts", "subscription"),
+        ("Organization usage", "monitoring", "accounts", "organizationusage"),
+        ("Stripe events", "receipt_long", "accounts", "stripeevent"),
     ]),
     ("Records", [
         ("Trail", "footprint", "accounts", "trailentry"),
