@@ -70,6 +70,14 @@ def favicon(request: HttpRequest) -> str:
     return static("mailproj/favicon.svg")
 
 
+def styles(request: HttpRequest) -> str:
+    return static("mailproj/admin.css")
+
+
+def scripts(request: HttpRequest) -> str:
+    return static("mailproj/admin.js")
+
+
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     """Return the side bar: the pages that this person may look at."""
     home = {"title": "Dashboard", "icon": "dashboard", "link": reverse("admin:index")}

@@ -262,6 +262,8 @@ UNFOLD = {
     "SITE_TITLE": "mailproj",
     "SITE_HEADER": "mailproj",
     "SITE_SYMBOL": "mail",  # from the icon font that the theme ships: no request leaves this host
+    "STYLES": ["mailproj.dashboard.styles"],
+    "SCRIPTS": ["mailproj.dashboard.scripts"],
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "mailproj.dashboard.favicon"}],
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "mailproj.dashboard.figures",
