@@ -80,11 +80,14 @@ def _check(alias: Alias) -> None:
         alias.clean()
     except ValidationError as error:
         raise InvalidAlias({name: " ".join(texts) for name, texts in error.message_dict.items()}) from None
-    own = str(alias)
-    if any(parse_address(target).lookup_key == own for target in alias.targets):
+    if leads_to_itself(alias):
         raise InvalidAlias({"targets": "An alias cannot lead to itself."})
     if is_mailbox(alias):
-        raise AliasTaken(f"{own} is a mailbox.")
+        raise AliasTaken(f"{alias} is a mailbox.")
+
+
+def leads_to_itself(alias: Alias) -> bool:
+    return any(parse_address(target).lookup_key == str(alias) for target in alias.targets)
 
 
 def is_mailbox(alias: Alias) -> bool:

@@ -17,13 +17,15 @@ from django.utils.safestring import SafeString
 from accounts import aliases, dkim, domains
 from accounts.admin.base import badge, by, count_of, shorten
 from accounts.admin.dkim import DkimActions, tell_of_records
+from accounts.admin.lines import LinesField
 from accounts.admin.odmr import new_secrets
 from accounts.admin.trailed import TrailedAdmin
 from accounts.billing import plans
 from accounts.billing.plans import PlanLimitReached
 from accounts.dns_records import records_of
 from accounts.models import Alias, DkimKey, Domain
-from accounts.names import parse_domain
+from accounts.models.alias import MAX_TARGETS
+from accounts.names import parse_address, parse_domain
 
 if TYPE_CHECKING:
     _AliasForm = forms.ModelForm[Alias]
@@ -185,15 +187,35 @@ class DomainAdmin(TrailedAdmin, DkimActions):
         return int(domain.alias_number)
 
 
+def _address(text: str) -> str:
+    parse_address(text)
+    return text
+
+
 class AliasForm(_AliasForm):
-    """An alias of a mailbox's address would never get any mail."""
+    """The rules of the API; an alias of a mailbox's address would never get any mail."""
+
+    targets = LinesField(
+        _address, most=MAX_TARGETS, required=True, help_text="Addresses that the mail is forwarded to, one a line."
+    )
 
     def clean(self) -> dict[str, Any]:
-        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
-        alias = Alias(**{name: cleaned.get(name) for name in ("domain", "local_part", "is_active")})
-        if cleaned.get("domain") and cleaned.get("local_part") and aliases.is_mailbox(alias):
+        data: dict[str, Any] = super().clean() or self.cleaned_data
+        domain, local_part = data.get("domain"), data.get("local_part")
+        if not domain or not local_part:
+            return data
+        try:
+            data["local_part"] = aliases.checked_local_part(local_part, domain)
+        except aliases.InvalidAlias as error:
+            self.add_error("local_part", str(error))
+            return data
+        names = ("domain", "local_part", "is_active", "targets")
+        alias = Alias(**{name: data[name] for name in names if name in data})
+        if aliases.is_mailbox(alias):
             self.add_error("local_part", "A mailbox has this address.")
-        return cleaned
+        if "targets" in data and aliases.leads_to_itself(alias):
+            self.add_error("targets", "An alias cannot lead to itself.")
+        return data
 
 
 @admin.register(Alias)

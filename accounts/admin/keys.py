@@ -18,42 +18,23 @@ from django.utils import timezone
 
 from accounts import keys
 from accounts.admin.base import Admin, ReadOnlyAdmin, badge, by
+from accounts.admin.lines import LinesField
 from accounts.admin.shown_once import show_once
 from accounts.models import ApiKey, DailyUsage, Scope
 from accounts.models.api_key import MAX_SENDERS
-from accounts.names import InvalidName, parse_address, parse_domain
+from accounts.names import parse_address, parse_domain
 
 if TYPE_CHECKING:
     _Form = forms.ModelForm[ApiKey]
     UnfoldBooleanWidget = forms.CheckboxInput
-    UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextareaWidget = forms.CheckboxSelectMultiple, forms.Textarea
+    UnfoldAdminCheckboxSelectMultipleWidget = forms.CheckboxSelectMultiple
 else:
-    from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextareaWidget, UnfoldBooleanWidget
+    from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldBooleanWidget
 
     _Form = forms.ModelForm
 
 OVERLAP = dt.timedelta(days=1)
 CONFIRM = "admin/accounts/apikey/confirm.html"
-
-
-class LinesField(forms.CharField):
-    """A list of texts, one a line; each is checked by `parse`."""
-
-    def __init__(self, parse: Any, **kwargs: Any) -> None:
-        self._parse = parse
-        super().__init__(required=False, widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}), **kwargs)
-
-    def prepare_value(self, value: Any) -> Any:
-        return "\n".join(value) if isinstance(value, list) else value
-
-    def clean(self, value: Any) -> Any:
-        lines = [line.strip() for line in super().clean(value).splitlines() if line.strip()]
-        if len(lines) > MAX_SENDERS:
-            raise ValidationError(f"At most {MAX_SENDERS} lines.")
-        try:
-            return [str(self._parse(line)) for line in lines]
-        except InvalidName as error:
-            raise ValidationError(f"Not valid: {error}.") from None
 
 
 class KeyForm(_Form):
@@ -67,9 +48,12 @@ class KeyForm(_Form):
     )
     allowed_domains = LinesField(
         parse_domain,
+        most=MAX_SENDERS,
         help_text="One a line: it may send from these alone. With no domain and no address: all that its user may.",
     )
-    allowed_addresses = LinesField(parse_address, help_text="One a line: the key may send from these too.")
+    allowed_addresses = LinesField(
+        parse_address, most=MAX_SENDERS, help_text="One a line: the key may send from these too."
+    )
 
     def clean_allowed_addresses(self) -> list[str]:
         return keys.kept_addresses(self.cleaned_data["allowed_addresses"])
