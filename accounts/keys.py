@@ -29,6 +29,7 @@ from accounts.names import Address, fold_address
 
 PREFIX_LENGTH = 20
 USE_NOTED_SECONDS = 60
+LATEST_YEAR = 2999
 _SHAPE = re.compile(r"sk_(?:live|test)_[A-Za-z0-9_]{13,120}\Z")
 _SALT = "accounts.keys"
 
@@ -113,6 +114,14 @@ def may_send_from(key: ApiKey, address: Address) -> bool:
     if is_unbound(key) or address.domain in key.allowed_domains:
         return True
     return not {address.lookup_key, fold_address(str(address))}.isdisjoint(key.allowed_addresses)
+
+
+def why_no_end(at: dt.datetime | None, now: dt.datetime) -> str:
+    """Say why a key cannot be made to end then; empty where it can."""
+    if at is not None and at <= now:
+        return "It must be in the future."
+    too_late = at is not None and at.year > LATEST_YEAR
+    return f"At most the year {LATEST_YEAR}; without one it never ends." if too_late else ""
 
 
 def is_unbound(key: ApiKey) -> bool:

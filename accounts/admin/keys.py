@@ -58,6 +58,13 @@ class KeyForm(_Form):
     def clean_allowed_addresses(self) -> list[str]:
         return keys.kept_addresses(self.cleaned_data["allowed_addresses"])
 
+    def clean_expires_at(self) -> dt.datetime | None:
+        """The rule of the API; an end that has passed may stay."""
+        at: dt.datetime | None = self.cleaned_data["expires_at"]
+        if "expires_at" in self.changed_data and (words := keys.why_no_end(at, timezone.now())):
+            raise ValidationError(words)
+        return at
+
 
 class NewKeyForm(KeyForm):
     """What is asked for when a key is made."""

@@ -30,7 +30,6 @@ from accounts.roles import Access, access_to_user, is_admin_of, is_staff, outran
 MAX_LIMIT = 2_147_483_647  # what the column holds
 LONGEST_OVERLAP = dt.timedelta(days=30)
 DEFAULT_OVERLAP = dt.timedelta(days=1)
-LATEST_YEAR = 2999
 OTHERS = "Another user's keys are for administrators of the organization."
 
 
@@ -77,10 +76,8 @@ class KeyBody(serializers.Serializer[Any]):
         return [scope for scope in Scope.values if scope in scopes]
 
     def validate_expires_at(self, at: dt.datetime | None) -> dt.datetime | None:
-        if at is not None and at <= timezone.now():
-            raise serializers.ValidationError("It must be in the future.")
-        if at is not None and at.year > LATEST_YEAR:
-            raise serializers.ValidationError(f"At most the year {LATEST_YEAR}; null is never.")
+        if words := keys.why_no_end(at, timezone.now()):
+            raise serializers.ValidationError(words)
         return at
 
 

@@ -248,6 +248,17 @@ def test_a_test_key_begins_as_one(browser: Client, staff: User) -> None:
     assert ApiKey.objects.get().prefix.startswith("sk_test_")
 
 
+def test_a_keys_end_is_in_the_future_when_it_is_set(browser: Client, staff: User) -> None:
+    form = {"name": "k", "user": staff.pk, "daily_limit": 3, "scopes": ["send"]}
+    past = {"expires_at_0": "2020-01-01", "expires_at_1": "00:00:00"}
+    answer = browser.post(reverse("admin:accounts_apikey_add"), form | past)
+    assert "It must be in the future." in answer.content.decode() and not ApiKey.objects.exists()
+    key, _ = keys.create("k", staff, daily_limit=3, expires_at=dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+    address = reverse("admin:accounts_apikey_change", args=[key.pk])
+    assert browser.post(address, form | past | {"daily_limit": 4}).status_code == 302
+    assert browser.post(address, form | past | {"expires_at_0": "2020-01-02"}).status_code == 200
+
+
 def test_a_key_can_be_switched_off(browser: Client, staff: User) -> None:
     key, text = keys.create("k", staff, daily_limit=3)
     address = reverse("admin:accounts_apikey_change", args=[key.pk])
