@@ -107,7 +107,7 @@ def by(request: HttpRequest) -> By:
 
 def badge(description: str, colours: dict[str, str], *, ordering: str | None = None) -> Callable[[F], F]:
     """Show a column as a coloured label. The method returns `(value, text)`; `colours` maps values to
-    success, warning, danger or info.
+    success, warning, danger, info, or nothing for neutral.
     """
 
     def decorate(method: F) -> F:

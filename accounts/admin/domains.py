@@ -34,6 +34,7 @@ else:
     _AliasForm = _DomainForm = forms.ModelForm
 
 RECORDS = "admin/accounts/domain/records.html"
+_STATUS_COLOURS = {"verified": "success", "pending": "warning", "failed": "danger", "trusted": ""}
 _STAYS = (
     "It is for good. To give a domain to another organization, delete it, without its mailboxes, and add it there: its "
     "aliases and keys go, and its new owner publishes new records."
@@ -79,12 +80,12 @@ class DomainAdmin(TrailedAdmin, DkimActions):
         ),
         (
             "DNS",
-            {"fields": ["status", "dns_records", "dkim_key_list", "verified_at", "last_checked_at", "next_check_at"]},
+            {"fields": ["state", "dns_records", "dkim_key_list", "verified_at", "last_checked_at", "next_check_at"]},
         ),
         ("Dates", {"fields": ["created_at", "updated_at"]}),
     ]
     readonly_fields = [
-        "status", "dns_records", "dkim_key_list", "verified_at", "last_checked_at", "next_check_at", "created_at",
+        "state", "dns_records", "dkim_key_list", "verified_at", "last_checked_at", "next_check_at", "created_at",
         "updated_at",
     ]  # fmt: skip
     actions = ["make_keys", "prepare_keys", "rotate_keys", "new_odmr_secret"]
@@ -145,8 +146,9 @@ class DomainAdmin(TrailedAdmin, DkimActions):
         if domain is None or not self.has_change_permission(request, domain):
             raise PermissionDenied
         domains.verify(domain, **by(request))
-        tone = messages.SUCCESS if domain.status == Domain.Status.VERIFIED else messages.WARNING
-        self.message_user(request, f"{domain.name} was looked up: {domain.get_status_display().lower()}.", tone)
+        is_well = domain.is_trusted or domain.status == Domain.Status.VERIFIED
+        words = f"{domain.name} was looked up: {domain.get_status_display().lower()}.{_also(domain)}"
+        self.message_user(request, words, messages.SUCCESS if is_well else messages.WARNING)
         return HttpResponseRedirect(reverse("admin:accounts_domain_change", args=[domain.pk]))
 
     def has_new_secret_permission(self, request: HttpRequest) -> bool:
@@ -160,9 +162,16 @@ class DomainAdmin(TrailedAdmin, DkimActions):
     def delivery_label(self, domain: Domain) -> tuple[str, str]:
         return domain.delivery, "to its own host" if domain.is_dial_up else "here"
 
-    @badge("status", {"verified": "success", "pending": "warning", "failed": "danger"}, ordering="status")
+    @badge("status", _STATUS_COLOURS, ordering="status")
     def status_label(self, domain: Domain) -> tuple[str, str]:
+        """What DNS says of a trusted domain is no trouble, and not in the colour of trouble."""
+        if _needs_no_dns(domain):
+            return "trusted", "Trusted, needs no DNS"
         return domain.status, domain.get_status_display()
+
+    @admin.display(description="status")
+    def state(self, domain: Domain) -> str:
+        return f"{domain.get_status_display()}.{_also(domain)}"
 
     @admin.display(description="records to publish")
     def dns_records(self, domain: Domain) -> SafeString:
@@ -176,7 +185,7 @@ class DomainAdmin(TrailedAdmin, DkimActions):
             for record in records_of(domain)
         ]
         verify = reverse("admin:accounts_domain_verify", args=[domain.pk])
-        return render_to_string(RECORDS, {"rows": rows, "verify": verify})
+        return render_to_string(RECORDS, {"rows": rows, "verify": verify, "is_trusted": domain.is_trusted})
 
     @admin.display(description="takes mail", boolean=True)
     def takes_mail(self, domain: Domain) -> bool:
@@ -185,6 +194,14 @@ class DomainAdmin(TrailedAdmin, DkimActions):
     @admin.display(description="aliases", ordering="alias_number")
     def alias_count(self, domain: Any) -> int:
         return int(domain.alias_number)
+
+
+def _needs_no_dns(domain: Domain) -> bool:
+    return domain.is_trusted and domain.status != Domain.Status.VERIFIED
+
+
+def _also(domain: Domain) -> str:
+    return " It is trusted: it works without DNS records." if _needs_no_dns(domain) else ""
 
 
 def _address(text: str) -> str:

@@ -312,6 +312,22 @@ def test_a_domains_page_has_its_records_and_a_button_that_looks_them_up(
         settings.DNS_SERVERS = [zone.address]
         page = browser.post(verify, follow=True).content.decode()
     assert "was looked up: failed" in page and "There is no such record" in page
+    assert (
+        'dark:text-red-400">missing<' in page
+        and "It is trusted" not in page
+        and "save first what you have changed" in page
+    )
+
+
+def test_a_trusted_domain_is_said_to_work_without_its_records(browser: Client) -> None:
+    _rows(0, 1)
+    results = [{"purpose": "mx", "name": "d0.example", "status": "missing", "message": "None.", "found": []}]
+    Domain.objects.update(is_trusted=True, status=Domain.Status.FAILED, check_results=results)
+    address = reverse("admin:accounts_domain_change", args=[Domain.objects.get().pk])
+    page = browser.get(address).content.decode()
+    assert "Failed. It is trusted: it works without DNS records." in page
+    assert 'font-semibold text-subtle">missing<' in page
+    assert "Trusted, needs no DNS" in browser.get(reverse("admin:accounts_domain_changelist")).content.decode()
 
 
 def test_a_domain_is_given_up_by_itself_and_only_without_mailboxes(browser: Client) -> None:
