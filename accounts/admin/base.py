@@ -26,10 +26,13 @@ from django.utils.safestring import SafeString
 from accounts.trail import By
 
 if TYPE_CHECKING:
+    from django.contrib.admin.views.main import ChangeList
+
     _ModelAdmin = admin.ModelAdmin[Any]
     _Paginator = Paginator[Any]
 else:
     from unfold.admin import ModelAdmin as _ModelAdmin
+    from unfold.views import ChangeList
 
     _Paginator = Paginator
 
@@ -53,12 +56,24 @@ class CappedPaginator(_Paginator):
         return rows.order_by().values("pk")[: self.CAP].count()
 
 
+class List(ChangeList):
+    """Offers to show all where a search or a filter leaves something out, and not elsewhere."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        if not self.query and not self.has_active_filters:
+            self.full_result_count = self.result_count
+
+
 class Admin(_ModelAdmin):
     """The base of every page: no count of the whole table beside the count of what is shown."""
 
     show_full_result_count = False
     list_per_page = 50
     empty_value_display = "–"
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return List
 
 
 class ReadOnlyAdmin(Admin):

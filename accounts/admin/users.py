@@ -35,11 +35,14 @@ if TYPE_CHECKING:
     _UserForm = forms.ModelForm[User]
     _Rules = _UserForm
     UserCreationForm = AdminUserCreationForm[User]
+    _PasswordForm = AdminPasswordChangeForm[User]
 else:
     from unfold.forms import AdminPasswordChangeForm, UserCreationForm
 
     _UserAdmin, _Group, _UserForm, _Rules = DjangoUserAdmin, DjangoGroupAdmin, forms.ModelForm, object
+    _PasswordForm = AdminPasswordChangeForm
 
+_NO_LOGIN = "Disabled: nobody logs in to the account; its mail is kept, and its API keys work."
 _POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 admin.site.unregister(Group)
@@ -88,10 +91,24 @@ class ChangeUserForm(AccountRules, _UserForm):
 class NewUserForm(AccountRules, UserCreationForm):
     """A new account; without an organization it is that of the domain which its address is in."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["usable_password"].help_text = _NO_LOGIN
+
     def clean(self) -> dict[str, Any]:
         if self.cleaned_data.get("email") and not self.cleaned_data.get("organization"):
             self.cleaned_data["organization"] = membership.organization_of_address(self.cleaned_data["email"])
         return super().clean()
+
+
+class ChangePasswordForm(_PasswordForm):
+    """A new password for an account, or none; the theme's script shows the warning by its id."""
+
+    usable_password_help_text = format_html(
+        '{} <ul id="id_unusable_warning" class="messagelist"><li class="warning">{}</li></ul>',
+        _NO_LOGIN,
+        "If disabled, the password that it has is lost.",
+    )
 
 
 @admin.register(User)
@@ -105,7 +122,7 @@ class UserAdmin(_UserAdmin, TrailedAdmin):
     trail_kind = "user"
     form = ChangeUserForm
     add_form = NewUserForm
-    change_password_form = AdminPasswordChangeForm
+    change_password_form = ChangePasswordForm
     list_display = [
         "username", "email", "organization", "is_organization_admin", "is_staff", "is_active", "room", "last_login",
     ]  # fmt: skip

@@ -41,13 +41,14 @@ T = TypeVar("T")
 
 _STATUS_COLOURS = {"delivered": "success", "pending": "info", "failed": "danger"}
 _STATE_COLOURS = {"well": "success", "failing": "warning", "off": "danger", "new": "info"}
+_EVENTS_HELP = "What it hears of. Spam and viruses are not looked for yet: of these two nothing is sent so far."
 _MONOSPACE = "font-family: monospace; overflow-wrap: anywhere; white-space: pre-wrap"
 
 
 class EndpointForm(_Form):
     """The fields that people set; the rules are those of the API."""
 
-    events = forms.MultipleChoiceField(choices=CHOICES, widget=_Choices, help_text="What it hears of.")
+    events = forms.MultipleChoiceField(choices=CHOICES, widget=_Choices, help_text=_EVENTS_HELP)
 
     def clean_url(self) -> str:
         return self._checked("url", endpoints.check_url)
@@ -142,7 +143,9 @@ class WebhookEndpointAdmin(Admin):
                 deliveries.send_test(endpoint)
             self.message_user(request, f"{_count(chosen)} will get a test event: look at the deliveries.")
             return None
-        question = f"Send made-up data, as webhook.test, to {_count(chosen)} that are on?"
+        question = (
+            f"Send made-up data, as webhook.test, to {_count(chosen)} that {'is' if len(chosen) == 1 else 'are'} on?"
+        )
         return self._ask(request, "send_test", "Send a test event", question, "Send", chosen)
 
     @admin.action(description="Make a new secret", permissions=["change"])

@@ -17,7 +17,7 @@ class TrailEntry(models.Model):
 
     class Meta:
         ordering = ["-created_at", "-id"]
-        verbose_name_plural = "trail"
+        verbose_name_plural = "trail entries"
 
     def __str__(self) -> str:
         return f"{self.kind} {self.subject}".strip()

@@ -28,7 +28,9 @@ class User(AbstractUser):
     is_organization_admin = models.BooleanField(
         default=False, help_text="May manage the organization's users and domains."
     )
-    quota_mb = models.PositiveIntegerField(default=1000, help_text="Room for kept mail, in MiB; 0 means no limit.")
+    quota_mb = models.PositiveIntegerField(
+        "quota (MB)", default=1000, help_text="Room for kept mail, in MiB; 0 means no limit."
+    )
     used_octets = models.BigIntegerField(default=0, editable=False, help_text="Octets of kept mail, counted at filing.")
 
     received_count = models.BigIntegerField(default=0, editable=False, help_text="Messages filed so far.")

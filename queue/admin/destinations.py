@@ -17,19 +17,15 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from accounts import trail
-from accounts.admin.base import Admin, CappedPaginator, badge, by, shorten
+from accounts.admin.base import Admin, CappedPaginator, List, badge, by, shorten
 from accounts.names import InvalidName, parse_domain
 from queue.models import Destination, Entry
 from queue.pacing import ledger, standing
 from queue.pacing.standing import Standing, spoken
 
 if TYPE_CHECKING:
-    from django.contrib.admin.views.main import ChangeList
-
     _ModelForm = forms.ModelForm[Destination]
 else:
-    from unfold.views import ChangeList
-
     _ModelForm = forms.ModelForm
 
 LIMITS = ("max_connections", "per_minute", "note")
@@ -73,7 +69,7 @@ class DestinationForm(_ModelForm):
             raise forms.ValidationError(f"This is no domain: {error}.") from None
 
 
-class _Destinations(ChangeList):
+class _Destinations(List):
     """A page of destinations, each with its standing and what waits for it: read once for all of them."""
 
     def get_results(self, request: HttpRequest) -> None:
@@ -97,7 +93,7 @@ class DestinationAdmin(Admin):
     fields = ["domain", *LIMITS, *LEARNED]
     actions = ["resume"]
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[List]:
         return _Destinations
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:

@@ -17,7 +17,7 @@ from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from accounts.admin.base import ReadOnlyAdmin, badge, link, shorten
+from accounts.admin.base import List, ReadOnlyAdmin, badge, link, shorten
 from mailflow.admin.filters import SinceByRowId
 from queue import overview, selection
 from queue.admin import acting
@@ -35,12 +35,9 @@ from queue.selection_fields import FIELDS
 from queue.waiting import around, waiting_for
 
 if TYPE_CHECKING:
-    from django.contrib.admin.views.main import ChangeList
-
     _Inline = admin.TabularInline[Any, Any]
 else:
     from unfold.admin import TabularInline as _Inline
-    from unfold.views import ChangeList
 
 SHORT = 5000  # open entries that are sorted in no time
 ENTRY_COLOURS = {
@@ -93,7 +90,7 @@ def _asking(action: Action) -> Any:
     return ask
 
 
-class _Entries(ChangeList):
+class _Entries(List):
     """A page of entries, each with what is known of its destination: read once for all of them."""
 
     def get_results(self, request: HttpRequest) -> None:
@@ -114,7 +111,7 @@ class EntryAdmin(ReadOnlyAdmin):
     actions = [_asking(action) for action in Action]
     inlines = [AttemptInline]
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[List]:
         return _Entries
 
     def get_urls(self) -> list[URLPattern]:
