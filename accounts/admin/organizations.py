@@ -17,8 +17,8 @@ from accounts.admin.trailed import TrailedAdmin
 from accounts.models import Domain, Organization, OrganizationUsage, User
 
 _USERS_GO = (
-    "give each another organization on its page, or delete it with its mail by user-cli delete or "
-    "DELETE /api/v1/users/{username}."
+    "give each another organization, with an address that it may have there, on its page, or delete it with its mail "
+    "by user-cli delete or DELETE /api/v1/users/{username}."
 )
 _DOMAINS_GO = "delete each on its page, when no mailbox has its address in it any more."
 
