@@ -129,12 +129,17 @@ def check_username(username: str, address: str) -> None:
 
 
 def check_password(password: str, user: User) -> None:
-    if len(password.encode("utf-8", "replace")) > credentials.MAX_PASSWORD_OCTETS:
-        raise InvalidAccount({"password": f"At most {credentials.MAX_PASSWORD_OCTETS} octets."})
+    check_password_length(password)
     try:
         validate_password(password, user)
     except ValidationError as error:
         raise InvalidAccount({"password": " ".join(error.messages)}) from None
+
+
+def check_password_length(password: str) -> None:
+    """A longer one would be kept and never let anybody in."""
+    if len(password.encode("utf-8", "replace")) > credentials.MAX_PASSWORD_OCTETS:
+        raise InvalidAccount({"password": f"At most {credentials.MAX_PASSWORD_OCTETS} octets."})
 
 
 def check_address(user: User, text: str, *, by_staff: bool, is_self: bool = False) -> None:

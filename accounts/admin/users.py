@@ -94,6 +94,10 @@ class NewUserForm(AccountRules, UserCreationForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["usable_password"].help_text = _NO_LOGIN
+        self.fields["organization"].help_text = "Empty: the one whose domain the address is in, if there is one."
+
+    def clean_password1(self) -> str:
+        return _not_too_long(self.cleaned_data["password1"])
 
     def clean(self) -> dict[str, Any]:
         if self.cleaned_data.get("email") and not self.cleaned_data.get("organization"):
@@ -109,6 +113,9 @@ class ChangePasswordForm(_PasswordForm):
         _NO_LOGIN,
         "If disabled, the password that it has is lost.",
     )
+
+    def clean_password1(self) -> str:
+        return _not_too_long(self.cleaned_data["password1"])
 
 
 @admin.register(User)
@@ -190,6 +197,14 @@ class UserAdmin(_UserAdmin, TrailedAdmin):
     def room(self, user: User) -> str:
         used = filesizeformat(user.used_octets)
         return f"{used} of {user.quota_mb} MiB" if user.quota_mb else f"{used}, no limit"
+
+
+def _not_too_long(password: str) -> str:
+    try:
+        membership.check_password_length(password)
+    except InvalidAccount as error:
+        raise forms.ValidationError(error.errors["password"]) from None
+    return password
 
 
 def _is_superuser(request: HttpRequest) -> bool:

@@ -83,6 +83,14 @@ def test_a_plan_holds_for_whoever_makes_an_account(client: Client, acme: Organiz
     assert _errors(client, page, {**form, "organization": acme.pk}) == {"organization": [words]}
 
 
+def test_a_password_that_would_let_nobody_in_is_refused(client: Client, acme: Organization) -> None:
+    passwords = {"password1": "x7" * 3000, "password2": "x7" * 3000}
+    assert set(_errors(client, reverse(ADD), _new(**passwords))) == {"password1"}
+    page = reverse("admin:auth_user_password_change", args=[User.objects.get(username="root").pk])
+    answer = client.post(page, {"usable_password": "true", **passwords})
+    assert answer.status_code == 200 and "octets." in answer.content.decode()
+
+
 def test_an_account_is_changed_by_the_rules_of_the_api(client: Client, acme: Organization) -> None:
     bob = User.objects.create_user("bob", "bob@acme.example", PASSWORD, organization=acme)
     page = reverse("admin:accounts_user_change", args=[bob.pk])
