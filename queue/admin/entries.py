@@ -18,17 +18,9 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from accounts.admin.base import List, ReadOnlyAdmin, badge, link, shorten
-from mailflow.admin.filters import SinceByRowId
 from queue import overview, selection
 from queue.admin import acting
-from queue.admin.entry_filters import (
-    DomainFilter,
-    HeldFilter,
-    ScheduledFilter,
-    StatusFilter,
-    WaitsInSandbox,
-    selection_of,
-)
+from queue.admin.entry_filters import FILTERS, selection_of
 from queue.control import Action
 from queue.models import Attempt, Entry
 from queue.selection_fields import FIELDS
@@ -104,7 +96,7 @@ class _Entries(List):
 @admin.register(Entry)
 class EntryAdmin(ReadOnlyAdmin):
     list_display = ["recipient", "status_label", "message_link", "tries", "next_attempt", "short_reply"]
-    list_filter = [StatusFilter, HeldFilter, ScheduledFilter, WaitsInSandbox, DomainFilter, SinceByRowId]
+    list_filter = FILTERS
     list_select_related = ["message"]
     search_fields = ["recipient"]  # `get_search_results` says what is searched
     search_help_text = "Message id, address or domain, which are found at once; or words in recipient, subject or reply"
@@ -148,7 +140,8 @@ class EntryAdmin(ReadOnlyAdmin):
             ids = [int(pk) for pk in request.POST.getlist(ACTION_CHECKBOX_NAME) if pk.isascii() and pk.isdigit()]
             chosen = selection.of_entries(ids[:1000])
         if chosen is None:
-            self.message_user(request, "What the list shows now has ended, or is no selection.", messages.WARNING)
+            words = "Nothing was done: what the list shows has ended, or is no selection that can be acted on as a whole."
+            self.message_user(request, f"{words} Tick the rows that are meant.", messages.WARNING)
             return None
         back = f"?{request.GET.urlencode()}" if request.GET else ""
         return acting.confirmation(request, self.admin_site, action, chosen, back=back)

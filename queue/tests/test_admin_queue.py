@@ -7,11 +7,13 @@ import html
 import json
 import re
 from collections.abc import Callable
+from itertools import combinations
+from types import SimpleNamespace
 
 import pytest
 from django.contrib.auth.models import Permission
 from django.db import connection
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
@@ -19,6 +21,8 @@ from django.utils import timezone
 from accounts.models import TrailEntry, User
 from mailflow.models import Event, Message
 from queue import actions, control, overview, selection
+from queue.admin import entry_filters
+from queue.admin.entries import EntryAdmin
 from queue.control import Action, Order
 from queue.models import Entry, QueueAction
 
@@ -160,7 +164,7 @@ def test_what_is_left_alone_is_told(browser: Client, message: Message) -> None:
 
 def test_all_that_the_list_shows_is_taken_by_its_conditions(browser: Client, mixed: None) -> None:
     page = asked(browser, "delete", across=True, domain="x.example", held="true")
-    assert "Delete 1 queue entry?" in page and "held, domain x.example" in page
+    assert "Delete 1 queue entry?" in page and "domain x.example, held" in page
     confirmed(browser, page)
     assert listed(browser) == {"free", "late"}
 
@@ -170,6 +174,57 @@ def test_what_the_list_shows_of_the_ended_cannot_be_acted_on(browser: Client, mi
     form = {"action": "delete", "_selected_action": ["1"], "select_across": ["1"]}
     answer = browser.post(reverse(LIST, query={"status__exact": "delivered"}), form, follow=True)
     assert "has ended, or is no selection" in answer.content.decode()
+
+
+@pytest.fixture
+def chosen_otherwise(mixed: None, accept: Accept) -> None:
+    """Entries of which each filter of the list shows some and leaves out others."""
+    accept("sim@w.example", "simheld@w.example", "old@x.example")
+    Entry.objects.update(is_sandbox=False)
+    Entry.objects.filter(recipient__startswith="sim").update(is_sandbox=True)
+    Entry.objects.filter(recipient__startswith="simheld").update(held_at=timezone.now(), next_attempt_at=None)
+    Entry.objects.filter(recipient__startswith="old").update(status="retry", attempts=1)
+
+
+def selected(**query: str) -> set[str] | None:
+    """Return whom an action on all that the list shows would be done to."""
+    chosen = entry_filters.selection_of(RequestFactory().get("/", query))
+    return None if chosen is None else {one.recipient.partition("@")[0] for one in chosen.open_entries()}
+
+
+def test_every_filter_of_the_list_and_each_pair_is_read_for_an_action_on_all_of_it(
+    browser: Client, chosen_otherwise: None
+) -> None:
+    shown = browser.get(reverse(LIST)).context["cl"].filter_specs
+    assert [type(one) for one in shown] == EntryAdmin.list_filter
+    choices = [
+        [{one.parameter_name: str(value)} for value, _ in one.lookup_choices]
+        for one in [*shown, SimpleNamespace(parameter_name="q", lookup_choices=[("x.example", ""), ("trace", "")])]
+    ]
+    assert all(choices) and [{"sandbox": "waiting"}] in choices
+    queries = [one for group in choices for one in group]
+    queries += [{**one, **other} for a, b in combinations(choices, 2) for one in a for other in b]
+    open_ones = {"held", "free", "late", "sim", "simheld", "old"}
+    for query in queries:
+        meant = selected(**query)
+        assert meant is None or meant == listed(browser, **query) & open_ones, query
+    assert selected(sandbox="waiting") == {"sim"}
+    assert selected(q=Message.objects.latest("pk").pk) == {"sim", "simheld", "old"}
+    assert selected(message__id__exact=Message.objects.latest("pk").pk) == {"sim", "simheld", "old"}
+
+
+@pytest.mark.parametrize(
+    "query", [{"route": ""}, {"o": "1"}, {"p": "1"}, {"since": "ever"}], ids=str
+)  # fmt: skip
+def test_what_leaves_nothing_out_of_the_list_is_no_condition(chosen_otherwise: None, query: dict[str, str]) -> None:
+    assert selected(**query) == {"held", "free", "late", "sim", "simheld", "old"}
+
+
+@pytest.mark.parametrize("query", [{"attempts__gte": "1"}, {"sandbox": "waiting", "held": "true"}, {"no": "x"}], ids=str)
+def test_all_that_a_list_shows_by_something_that_is_no_condition_is_refused(
+    browser: Client, chosen_otherwise: None, query: dict[str, str]
+) -> None:
+    assert selected(**query) is None
 
 
 def test_a_filter_leads_to_the_question(browser: Client, mixed: None) -> None:
