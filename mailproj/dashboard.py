@@ -12,6 +12,7 @@ from django.templatetags.static import static
 from django.urls import reverse
 from django.utils import timezone
 
+from mailflow import runtime
 from mailflow.ids import first_message_id, first_row_id
 from mailflow.models import Event, Message
 from queue.models import Entry
@@ -107,6 +108,7 @@ def figures(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     since = timezone.now() - _DAY
     context["title"] = "Dashboard"
     context["sandbox"] = settings.DELIVERY_MODE == "sandbox"
+    context["takes_mail"] = runtime.fresh().enabled
     context["may_see_sandbox"] = _may_view(request, "queue", "sandboxclock")
     context["figures"] = []
     if _may_view(request, "mailflow", "message"):

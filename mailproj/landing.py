@@ -7,6 +7,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
 from accounts.api.problems import prefers_html
+from mailflow import runtime
 from mailproj import health
 
 
@@ -23,6 +24,7 @@ def front_page(request: HttpRequest) -> HttpResponse:
             **context,
             "checks": checks,
             "smtp_port": settings.SMTP_PORT,
+            "takes_mail": runtime.fresh().enabled,
             "sandbox": settings.DELIVERY_MODE == "sandbox",
         }
         return _varying(render(request, "landing.html", page))

@@ -16,6 +16,7 @@ from rest_framework.views import APIView
 
 from accounts.api.problems import RETRY_AFTER_SECONDS
 from mailflow import figures as live
+from mailflow import runtime
 from mailproj import health, machine
 from mailproj.health import Check
 from queue import figures
@@ -44,7 +45,9 @@ class Features(serializers.Serializer[Any]):
 
     smtp_authentication = serializers.BooleanField()
     smtp_tls = serializers.BooleanField()
-    reception = serializers.BooleanField(help_text="Whether mail from outside is taken.")
+    reception = serializers.BooleanField(
+        help_text="Whether mail from outside is taken: SMTP_ACCEPTS_MAIL says so, and `enabled` was not switched off."
+    )
     billing = serializers.BooleanField()
     sandbox = serializers.BooleanField(help_text="Whether all mail goes to the simulated internet.")
 
@@ -96,7 +99,7 @@ def _features() -> dict[str, bool]:
     return {
         "smtp_authentication": settings.SMTP_ENABLE_AUTH,
         "smtp_tls": settings.SMTP_ENABLE_TLS,
-        "reception": settings.SMTP_ACCEPTS_MAIL,
+        "reception": settings.SMTP_ACCEPTS_MAIL and runtime.fresh().enabled,
         "billing": bool(settings.STRIPE_API_KEY),
         "sandbox": settings.DELIVERY_MODE == "sandbox",
     }

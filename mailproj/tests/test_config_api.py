@@ -315,6 +315,19 @@ def test_imap_switched_off_does_not_touch_send(alice: User, root: User) -> None:
     assert ask("POST", "/api/v1/send", MAIL, user="alice").status_code == 202
 
 
+@pytest.mark.django_db(transaction=True)
+def test_switched_off_is_said_by_health_the_front_page_and_the_dashboard(root: User, client: Client) -> None:
+    client.force_login(root)
+    browser = {"Accept": "text/html"}
+    pages = [client.get(path, headers=browser).content.decode() for path in ("/", "/admin/")]
+    assert client.get("/health").json()["features"]["reception"] is True
+    assert not any("No new mail is taken" in page for page in pages)
+    put({"enabled": False}, "?service=smtp")
+    assert client.get("/health").json()["features"]["reception"] is False
+    for path in ("/", "/admin/"):
+        assert "No new mail is taken" in client.get(path, headers=browser).content.decode()
+
+
 # --- the admin's page ---
 
 

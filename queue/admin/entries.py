@@ -140,7 +140,9 @@ class EntryAdmin(ReadOnlyAdmin):
             ids = [int(pk) for pk in request.POST.getlist(ACTION_CHECKBOX_NAME) if pk.isascii() and pk.isdigit()]
             chosen = selection.of_entries(ids[:1000])
         if chosen is None:
-            words = "Nothing was done: what the list shows has ended, or is no selection that can be acted on as a whole."
+            words = (
+                "Nothing was done: what the list shows has ended, or is no selection that can be acted on as a whole."
+            )
             self.message_user(request, f"{words} Tick the rows that are meant.", messages.WARNING)
             return None
         back = f"?{request.GET.urlencode()}" if request.GET else ""

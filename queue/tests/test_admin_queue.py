@@ -220,7 +220,9 @@ def test_what_leaves_nothing_out_of_the_list_is_no_condition(chosen_otherwise: N
     assert selected(**query) == {"held", "free", "late", "sim", "simheld", "old"}
 
 
-@pytest.mark.parametrize("query", [{"attempts__gte": "1"}, {"sandbox": "waiting", "held": "true"}, {"no": "x"}], ids=str)
+@pytest.mark.parametrize(
+    "query", [{"attempts__gte": "1"}, {"sandbox": "waiting", "held": "true"}, {"no": "x"}], ids=str
+)
 def test_all_that_a_list_shows_by_something_that_is_no_condition_is_refused(
     browser: Client, chosen_otherwise: None, query: dict[str, str]
 ) -> None:
