@@ -9,6 +9,7 @@ from mailflow.models import Message
 from queue.models import Entry
 from queue.moments import spoken_span
 from queue.overview import Overview
+from queue.states import state_of
 from queue.timeline import TimelineItem
 from queue.waiting import around, waiting_for
 from queue.workers import Seen
@@ -39,7 +40,7 @@ def entries(found: Sequence[Entry], now: dt.datetime, width: int) -> str:
             entry.message_id,
             entry.recipient,
             entry.message.reverse_path or "<>",
-            _status(entry),
+            state_of(entry).name,
             f"{entry.attempts}/{entry.max_attempts}",
             spoken_span(now - entry.created_at),
             _when(entry.next_attempt_at, now),
@@ -62,7 +63,9 @@ def message(one: Message, found: Sequence[Entry], steps: Sequence[TimelineItem],
         "",
     ]
     for entry in found:
-        lines.append(f"  {plain(entry.recipient)}  {_status(entry)}, attempts {entry.attempts} of {entry.max_attempts}")
+        lines.append(
+            f"  {plain(entry.recipient)}  {state_of(entry).name}, attempts {entry.attempts} of {entry.max_attempts}"
+        )
         facts = [
             ("waits for", waiting_for(entry, now, about)),
             ("next", _when(entry.next_attempt_at, now) if entry.status in Entry.OPEN else ""),
@@ -150,10 +153,6 @@ def _line(row: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> st
 
 def _bar(*parts: tuple[int, str], most: int) -> str:
     return "".join(sign * (-(-count * BAR // most) if count else 0) for count, sign in parts)
-
-
-def _status(entry: Entry) -> str:
-    return "held" if entry.held_at is not None and entry.status in Entry.OPEN else entry.status
 
 
 def _when(at: dt.datetime | None, now: dt.datetime) -> str:

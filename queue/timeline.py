@@ -18,7 +18,6 @@ from queue.simulation.personas import DOMAIN
 
 SANDBOX = "sandbox"  # the transport of captured mail
 CAPTURED_WORDS = "Captured by the sandbox: nothing left this machine."
-SIMULATED_WORDS = "Delivered in the simulated internet: nothing left this machine."
 
 
 class Tone(enum.StrEnum):

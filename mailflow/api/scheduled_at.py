@@ -1,4 +1,4 @@
-"""When a message is to be sent, as a request says it: which texts are times (RFC 3339), how far ahead they may be."""
+"""When a message is to be sent, as a request says it: which texts are times (RFC 3339)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 from rest_framework import serializers
 
-MAX_AHEAD = dt.timedelta(days=90)
-TOO_FAR = f"At most {MAX_AHEAD.days} days ahead."
 _EXAMPLE = "such as 2026-12-01T09:00:00Z"
 
 

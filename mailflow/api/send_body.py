@@ -24,8 +24,9 @@ from mailflow.api.fields import (
     NamedAddressField,
     TagsField,
 )
-from mailflow.api.scheduled_at import MAX_AHEAD, TOO_FAR, ScheduledAtField
+from mailflow.api.scheduled_at import ScheduledAtField
 from mailflow.compose import Draft, Named
+from mailflow.scheduled import MAX_AHEAD, TOO_FAR
 from mailflow.spool.accepted import Labels
 
 _BODIES = ("text_body", "body", "html_body")

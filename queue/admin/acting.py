@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.contrib import messages
 from django.contrib.admin.sites import AdminSite
+from django.contrib.admin.utils import quote
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -30,6 +31,8 @@ else:
     from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, UnfoldBooleanSwitchWidget
 
 SAMPLE = 10
+ORIGIN = "from"  # the page that asked, to return to; its value is the condition that names it
+_PAGES = {"message": "admin:mailflow_message_change", "id": "admin:queue_entry_change"}
 _MAX_FILTER = 100_000  # characters of JSON
 _TITLES = {
     Action.HOLD: "Hold",
@@ -118,9 +121,8 @@ def act_view(request: HttpRequest, site: AdminSite, may_act: bool) -> HttpRespon
     wants_answer = "action" in request.GET and "edit" not in request.GET
     form = FilterForm(request.GET if wants_answer else None, initial={name: request.GET[name] for name in request.GET})
     if wants_answer and form.is_valid():
-        return confirmation(
-            request, site, Action(form.cleaned_data["action"]), form.chosen, back=f"?{_edited(request)}"
-        )
+        back = _origin(request, form.chosen) or f"?{_edited(request)}"
+        return confirmation(request, site, Action(form.cleaned_data["action"]), form.chosen, back=back)
     context = {**site.each_context(request), "title": "Act on the queue", "opts": Entry._meta, "form": form}
     return TemplateResponse(request, "admin/queue/entry/act.html", context)
 
@@ -153,6 +155,7 @@ def confirmation(
         "filter": json.dumps(dict(chosen.wanted) or {selection.ALL: True}),
         "form": form or OrderForm(action, ""),
         "back": back,
+        "back_address": f"{reverse('admin:queue_entry_act')}{back}" if _is_edited(back) else _place(back),
         "is_large": count.is_more or count.number > actions.AT_ONCE,
     }
     return TemplateResponse(request, "admin/queue/entry/confirm.html", context)
@@ -185,9 +188,26 @@ def _tell(request: HttpRequest, done: QueueAction) -> None:
 
 
 def _place(back: str) -> str:
-    """Return to the list as it was shown; only the query comes from the form, so nobody is led elsewhere."""
-    query = back.partition("?")[2] if "?" in back and "edit=" not in back else ""
+    """Return the page that asked, or the list as it was shown.
+
+    Only a name of ours, an id and a query come from the form, so nobody is led elsewhere.
+    """
+    page, _, name = back.partition(":")
+    if page in _PAGES and name and "/" not in name:
+        return reverse(_PAGES[page], args=[quote(name)])
+    query = back.partition("?")[2] if "?" in back and not _is_edited(back) else ""
     return reverse("admin:queue_entry_changelist") + (f"?{query}" if query else "")
+
+
+def _origin(request: HttpRequest, chosen: Selection) -> str:
+    """Return the page of one message or entry, where its button led here and nothing else is meant than it."""
+    page = request.GET.get(ORIGIN, "")
+    values = chosen.wanted.get(page, []) if page in _PAGES else []
+    return f"{page}:{values[0]}" if len(values) == len(chosen.wanted) == 1 else ""
+
+
+def _is_edited(back: str) -> bool:
+    return "edit=" in back
 
 
 def _edited(request: HttpRequest) -> str:

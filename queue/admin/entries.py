@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet, Value
 from django.db.models.functions import Coalesce
@@ -19,11 +20,12 @@ from django.utils.safestring import SafeString
 
 from accounts.admin.base import List, ReadOnlyAdmin, badge, link, shorten
 from queue import overview, selection
-from queue.admin import acting
+from queue.admin import acting, buttons
 from queue.admin.entry_filters import FILTERS, selection_of
 from queue.control import Action
 from queue.models import Attempt, Entry
 from queue.selection_fields import FIELDS
+from queue.states import state_of
 from queue.waiting import around, waiting_for
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ class EntryAdmin(ReadOnlyAdmin):
     search_help_text = "Message id, address or domain, which are found at once; or words in recipient, subject or reply"
     actions = [_asking(action) for action in Action]
     inlines = [AttemptInline]
+    change_form_template = "admin/queue/entry/change_form.html"
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[List]:
         return _Entries
@@ -148,6 +151,22 @@ class EntryAdmin(ReadOnlyAdmin):
         back = f"?{request.GET.urlencode()}" if request.GET else ""
         return acting.confirmation(request, self.admin_site, action, chosen, back=back)
 
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        entry = self.get_object(request, unquote(object_id))
+        if entry is not None and self.has_view_permission(request, entry):
+            now = timezone.now()
+            state = state_of(entry)
+            extra_context = {
+                **(extra_context or {}),
+                "state": state,
+                "state_colour": ENTRY_COLOURS.get(state.name, "info"),
+                "waits_for": waiting_for(entry, now, around([entry], now)),
+                "buttons": buttons.of_entry(entry) if self.has_control_permission(request) else [],
+            }
+        return super().change_view(request, object_id, form_url, extra_context)
+
     def act_view(self, request: HttpRequest) -> HttpResponse:
         return acting.act_view(request, self.admin_site, self.has_control_permission(request))
 
@@ -168,11 +187,7 @@ class EntryAdmin(ReadOnlyAdmin):
 
     @badge("status", ENTRY_COLOURS, ordering="status")
     def status_label(self, entry: Entry) -> tuple[str, str]:
-        if entry.status in Entry.OPEN and entry.held_at is not None:
-            return "held", "On hold"
-        if entry.status == Entry.Status.PENDING and entry.scheduled_at is not None and not entry.attempts:
-            return "scheduled", "Scheduled"
-        return entry.status, entry.get_status_display()
+        return state_of(entry)
 
     @admin.display(description="message", ordering="message_id")
     def message_link(self, entry: Entry) -> SafeString:

@@ -136,7 +136,8 @@ def selection_of(request: HttpRequest) -> Selection | None:
     """
     known = {one.parameter_name: one for one in FILTERS}
     given: dict[str, str] = {}
-    for name, value in request.GET.items():
+    for name in request.GET:
+        value = str(request.GET[name])
         if not value or name in _NO_FILTERS:
             continue
         if name in known:

@@ -17,7 +17,7 @@ from accounts.admin.base import ReadOnlyAdmin, badge, shorten
 from mailflow.admin.filters import SinceByMessageId
 from mailflow.ids import MESSAGE_ID_PREFIX
 from mailflow.models import Message
-from queue.admin import message_page
+from queue.admin import message_page, rescheduling
 
 MESSAGE_COLOURS = {
     "pending": "info",
@@ -42,8 +42,12 @@ class MessageAdmin(ReadOnlyAdmin):
     search_help_text = "Message id, subject, addresses, Message-ID, client address or trace id"
 
     def get_urls(self) -> list[URLPattern]:
-        raw = path("<path:object_id>/raw/", self.admin_site.admin_view(self.raw_view), name="mailflow_message_raw")
-        return [raw, *super().get_urls()]
+        view = self.admin_site.admin_view
+        return [
+            path("<path:object_id>/raw/", view(self.raw_view), name="mailflow_message_raw"),
+            path("<path:object_id>/reschedule/", view(self.reschedule_view), name="mailflow_message_reschedule"),
+            *super().get_urls(),
+        ]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -59,7 +63,8 @@ class MessageAdmin(ReadOnlyAdmin):
         message = self.get_object(request, unquote(object_id))
         if message is not None and self.has_view_permission(request, message):
             colour = MESSAGE_COLOURS.get(message.status, "info")
-            extra_context = {**(extra_context or {}), "page": message_page.build(message), "status_colour": colour}
+            extra_context = {**(extra_context or {}), "status_colour": colour}
+            extra_context["page"] = message_page.build(message, request.GET.get("recipients", "1"))
         return super().change_view(request, object_id, form_url, extra_context)
 
     def raw_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
@@ -83,6 +88,15 @@ class MessageAdmin(ReadOnlyAdmin):
                 "Cache-Control": "private, no-store",
             },
         )
+
+    def reschedule_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Put scheduled mail that has not left at another time, or send it now."""
+        message = self.get_object(request, unquote(object_id))
+        if message is None:
+            raise Http404("There is no such message.")
+        if not (self.has_view_permission(request, message) and request.user.has_perm("queue.change_entry")):
+            raise PermissionDenied
+        return rescheduling.answer(request, self.admin_site, message)
 
     @admin.display(description="subject", ordering="subject")
     def short_subject(self, message: Message) -> str:

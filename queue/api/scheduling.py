@@ -16,28 +16,22 @@ from rest_framework.views import APIView
 from accounts.api.fields import TextField
 from accounts.api.problems import Conflict
 from accounts.models import Scope, User
-from mailflow.api.scheduled_at import MAX_AHEAD, TOO_FAR
 from mailflow.api.visibility import owns, visible_messages
 from mailflow.models import Message
+from mailflow.scheduled import MAX_AHEAD
 from queue import control
 from queue.control import NotScheduled
-from queue.moments import MOMENT_WORDS, InvalidMoment, parse_moment
+from queue.moments import MOMENT_WORDS, InvalidMoment
 
 
 class TimeToSendField(TextField):
     """A time from now on."""
 
     def to_internal_value(self, data: Any) -> Any:
-        now = timezone.now()
         try:
-            at = parse_moment(super().to_internal_value(data), now)
+            return control.parse_time_to_send(super().to_internal_value(data), timezone.now())
         except InvalidMoment as error:
             raise serializers.ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
-        if at < now - dt.timedelta(seconds=1):
-            raise serializers.ValidationError("The time has passed; now means at once.")
-        if at > now + MAX_AHEAD:
-            raise serializers.ValidationError(TOO_FAR)
-        return at
 
 
 class RescheduleBody(serializers.Serializer[Any]):

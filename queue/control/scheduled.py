@@ -13,14 +13,26 @@ from django.db.models import Q
 from accounts.models import TrailEntry
 from mailflow import handoff
 from mailflow.models import Event, Message
+from mailflow.scheduled import MAX_AHEAD, TOO_FAR
 from queue.control.endings import end
 from queue.control.rows import ids_of, lock, record, set_times
 from queue.models import Entry
+from queue.moments import InvalidMoment, parse_moment
 from queue.simulation.clock import REAL_TIME
 
 
 class NotScheduled(Exception):
     """There is nothing of the message that could still be cancelled or moved; the text says why, as a sentence."""
+
+
+def parse_time_to_send(text: str, now: dt.datetime) -> dt.datetime:
+    """Return a time from now on; raises `InvalidMoment`."""
+    at = parse_moment(text, now)
+    if at < now - dt.timedelta(seconds=1):
+        raise InvalidMoment("the time has passed; now means at once")
+    if at > now + MAX_AHEAD:
+        raise InvalidMoment(TOO_FAR[:1].lower() + TOO_FAR[1:].rstrip("."))
+    return at
 
 
 def cancel(message: Message, *, actor: str, now: dt.datetime, client_address: str = "") -> int:

@@ -143,6 +143,52 @@ def test_a_message_that_the_sandbox_captured_says_so(browser: Client, message: M
     assert captured.context["cl"].result_count == 1
 
 
+@pytest.mark.parametrize(
+    ("statuses", "words"),
+    [
+        (["pending", "delivered"], "To be delivered in the simulated internet: nothing leaves this machine."),
+        (["retry", "retry"], "To be delivered in the simulated internet: nothing leaves this machine."),
+        (["delivered", "delivered"], "Delivered in the simulated internet: nothing left this machine."),
+        (["bounced", "failed"], "Refused in the simulated internet: nothing left this machine."),
+        (
+            ["bounced", "delivered"],
+            "Delivered to some recipients in the simulated internet: nothing left this machine.",
+        ),
+    ],
+)
+def test_what_the_simulated_internet_has_to_do_with_it_is_said_by_its_state(
+    browser: Client, message: Message, statuses: list[str], words: str
+) -> None:
+    for entry, status in zip(Entry.objects.all(), statuses, strict=True):
+        ended = None if status in Entry.OPEN else timezone.now()
+        Entry.objects.filter(pk=entry.pk).update(is_sandbox=True, status=status, finished_at=ended)
+    assert "simulated internet" not in _page(browser, message)
+    _attempt(Entry.objects.earliest("pk"))
+    assert words in _page(browser, message)
+    Entry.objects.filter(pk=Entry.objects.latest("pk").pk).update(is_sandbox=False)
+    assert "simulated internet" not in _page(browser, message)
+
+
+def test_of_many_recipients_those_that_wait_come_first_and_the_rest_is_on_further_pages(
+    browser: Client, accept: Accept
+) -> None:
+    accept(*(f"r{number}@x.example" for number in range(120)))
+    message, now = Message.objects.get(), timezone.now()
+    ended = {"finished_at": now, "next_attempt_at": None}
+    Entry.objects.update(status="delivered", **ended)
+    Entry.objects.filter(recipient="r118@x.example").update(status="bounced", **ended)
+    Entry.objects.filter(recipient="r119@x.example").update(status="retry", finished_at=None)
+    address, seen = reverse("admin:mailflow_message_change", args=[message.pk]), []
+    for number in ("1", "2", "3"):
+        answer = browser.get(address, {"recipients": number})
+        seen += [row.entry.recipient for row in answer.context["page"].recipients]
+    assert seen[:3] == ["r119@x.example", "r118@x.example", "r0@x.example"]
+    assert len(seen) == len(set(seen)) == 120
+    first = browser.get(address).content.decode()
+    assert "1 to 50 of 120" in first and "?recipients=2" in first
+    assert "101 to 120 of 120" in browser.get(address, {"recipients": "99"}).content.decode()
+
+
 def test_a_message_of_which_a_part_did_leave_does_not_claim_that_nothing_did(browser: Client, message: Message) -> None:
     first, second = Entry.objects.all()
     _attempt(first, "sandbox")

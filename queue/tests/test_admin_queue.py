@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable
 from itertools import combinations
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client, RequestFactory
@@ -235,7 +237,7 @@ def test_a_filter_leads_to_the_question(browser: Client, mixed: None) -> None:
     page = browser.get(act, {"action": "hold", "domain": "x.example, y.example", "held": "false"}).content.decode()
     assert "Hold 2 queue entries?" in page
     assert "domain x.example or y.example, not held" in page
-    back = html.unescape(re.findall(r'href="(\?[^"]*edit=1[^"]*)"', page)[0])
+    back = html.unescape(re.findall(r'href="[^"?]*(\?[^"]*edit=1[^"]*)"', page)[0])
     again = browser.get(act + back).content.decode()
     assert 'value="x.example, y.example"' in again
     assert "Hold: 2 done." in confirmed(browser, page)
@@ -269,21 +271,91 @@ def test_a_form_that_is_not_ours_does_nothing(browser: Client, message: Message,
 
 
 def test_nobody_is_led_elsewhere_after_an_action(browser: Client, message: Message) -> None:
-    for back in ("https://evil.example/", "//evil.example/?x=1"):
+    for back in ("https://evil.example/", "//evil.example/?x=1", "message://evil.example", "message:", "id:/../x"):
         form = {"action": "hold", "filter": json.dumps({"all": True}), "back": back}
         answer = browser.post(reverse("admin:queue_entry_act"), form)
         assert answer.headers["Location"].partition("?")[0] == reverse(LIST)
+
+
+def offered(browser: Client, page: str) -> dict[str, str]:
+    """Return the buttons of a page of a message or an entry, with where they lead."""
+    shown = browser.get(page).content.decode()
+    found = re.findall(r'<a href="([^"]*(?:/act/\?|/reschedule/)[^"]*)" class="border[^>]*>([^<]*)</a>', shown)
+    return {title: html.unescape(address) for address, title in found}
+
+
+ENDING = ["Fail", "Delete"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "state", "titles"),
+    [
+        ({}, "Pending", ["Retry now", "Hold", *ENDING]),
+        ({"status": "retry", "attempts": 1}, "Waiting to retry", ["Retry now", "Hold", *ENDING]),
+        ({"held_at": timezone.now(), "hold_reason": "anna: spam"}, "On hold", ["Release", *ENDING]),
+        ({"scheduled_at": timezone.now() + dt.timedelta(hours=1)}, "Scheduled", ["Hold", *ENDING]),
+        ({"status": "bounced", "finished_at": timezone.now(), "next_attempt_at": None}, "Bounced", []),
+    ],
+    ids=["pending", "retry", "held", "scheduled", "bounced"],
+)
+def test_the_pages_of_message_and_entry_name_the_state_as_the_list_does_and_offer_what_applies(
+    browser: Client, accept: Accept, changed: dict[str, Any], state: str, titles: list[str]
+) -> None:
+    (pk,) = accept("anna@x.example")
+    Entry.objects.update(**changed)
+    entry = Entry.objects.get()
+    of_entry = reverse("admin:queue_entry_change", args=[pk])
+    of_message = reverse("admin:mailflow_message_change", args=[entry.message_id])
+    later = ["Send now", "Reschedule"] if state == "Scheduled" else []
+    assert list(offered(browser, of_entry)) == titles
+    assert list(offered(browser, of_message)) == [*later, *titles]
+    for page in (of_entry, of_message, reverse(LIST, query={"status__exact": "all"})):
+        label = re.compile(rf"<span[^>]*>\s*(?:<[^>]*>\s*)*{state}\s*</", re.DOTALL)
+        assert label.search(browser.get(page).content.decode()), page
+    if titles:
+        assert "t waits for" in browser.get(of_entry).content.decode()
+    if state == "On hold":
+        assert "by anna: spam" in browser.get(of_entry).content.decode()
+
+
+def test_an_action_from_an_entrys_page_leads_back_to_it(browser: Client, message: Message) -> None:
+    page = reverse("admin:queue_entry_change", args=[Entry.objects.earliest("pk").pk])
+    question = browser.get(offered(browser, page)["Hold"]).content.decode()
+    assert "Hold 1 queue entry?" in question
+    after = confirmed(browser, question, reason="look at it")
+    assert "Hold: 1 done." in after and "on hold since" in after and "root: look at it" in after
+
+
+def test_a_scheduled_message_is_sent_now_or_put_at_another_time(browser: Client, message: Message) -> None:
+    at = timezone.now() + dt.timedelta(hours=1)
+    Entry.objects.update(scheduled_at=at, next_attempt_at=at)
+    buttons = offered(browser, reverse("admin:mailflow_message_change", args=[message.pk]))
+    page = browser.get(buttons["Reschedule"]).content.decode()
+    assert "to 2 recipients?" in page and f"{at:%Y-%m-%d %H:%M:%S}" in page
+    for wrong in ("", "yesterday", "2020-01-01", "900d"):
+        answer = browser.post(buttons["Reschedule"], {"at": wrong})
+        assert answer.status_code == 200 and "text-red-700" in answer.content.decode()
+    assert set(Entry.objects.values_list("scheduled_at", flat=True)) == {at}
+    answer = browser.post(buttons["Reschedule"], {"at": "3h"}, follow=True)
+    assert "for 2 recipients." in answer.content.decode() and "What happened, and why" in answer.content.decode()
+    assert Entry.objects.filter(next_attempt_at__gt=at + dt.timedelta(hours=1)).count() == 2
+    assert 'value="now"' in browser.get(buttons["Send now"]).content.decode()
+    browser.post(buttons["Send now"], {"at": "now"})
+    assert Entry.objects.filter(next_attempt_at__lte=timezone.now()).count() == 2
+    Entry.objects.update(status="retry", attempts=1)
+    assert "there is nothing to do" in browser.get(buttons["Send now"]).content.decode()
+    answer = browser.post(buttons["Send now"], {"at": "now"}, follow=True)
+    assert "It cannot be rescheduled. It has left" in answer.content.decode()
 
 
 def test_the_message_pages_buttons_ask_for_that_message_alone(
     browser: Client, message: Message, accept: Accept
 ) -> None:
     (other,) = accept("carl@z.example")
-    page = browser.get(reverse("admin:mailflow_message_change", args=[message.pk])).content.decode()
-    address = html.unescape(re.findall(r'href="([^"]*action=delete[^"]*)"', page)[0])
-    question = browser.get(address).content.decode()
-    assert "Delete 2 queue entries?" in question
-    confirmed(browser, question)
+    page = reverse("admin:mailflow_message_change", args=[quote(message.pk)])
+    question = browser.get(offered(browser, page)["Delete"]).content.decode()
+    assert "Delete 2 queue entries?" in question and f'href="{page}"' in question
+    assert "What happened, and why" in confirmed(browser, question)  # it leads back
     assert Entry.objects.get(pk=other).status == "pending"
     assert Entry.objects.filter(status="failed").count() == 2
 
@@ -305,6 +377,7 @@ def test_who_may_only_look_has_no_actions(clerk: Client, message: Message) -> No
     assert "action=hold" not in clerk.get(reverse("admin:queue_entry_domains")).content.decode()
     assert clerk.get(reverse("admin:queue_entry_change", args=[Entry.objects.earliest("pk").pk])).status_code == 200
     assert clerk.get(reverse("admin:queue_entry_act")).status_code == 403
+    assert clerk.post(reverse("admin:mailflow_message_reschedule", args=[message.pk])).status_code == 403
     form = {"action": "delete", "filter": json.dumps({"all": True})}
     assert clerk.post(reverse("admin:queue_entry_act"), form).status_code == 403
     action = actions.request(Order(Action.HOLD, "root"), selection.kept({}), door="api")
