@@ -17,6 +17,7 @@ from django.utils.safestring import SafeString
 from accounts.admin.base import ReadOnlyAdmin, badge, link, moment, shorten
 from accounts.models import Organization
 from mailflow import event_search
+from mailflow.admin.columns import message_cell, one_line, short_moment
 from mailflow.admin.filters import SinceByRowId
 from mailflow.ids import is_ahead
 from mailflow.models import Counter, Event
@@ -37,8 +38,12 @@ EVENT_COLOURS = {
     "released": "info",
     "changed": "info",
     "cancelled": "danger",
+    "suppressed": "danger",
+    "bounce_received": "danger",
+    "complaint": "danger",
+    "dsn_sent": "info",
+    "dsn_withheld": "info",
 }
-
 
 STAGES = ["connection", "greeting", "auth", "sender", "recipient", "header_from", "content", "turn", "send"]
 LATEST = 2_000  # so many refusals are looked through for the names of rules
@@ -80,8 +85,8 @@ class EventAdmin(ReadOnlyAdmin):
     """Refusals that no message came of are found here and by `GET events`: by who, what, rule or words."""
 
     list_display = [
-        "at", "kind_label", "stage", "rule", "sender", "recipient", "short_summary", "client_address", "actor",
-        "message_link",
+        "list_at", "kind_label", "short_summary", "short_actor", "short_message", "recipient", "sender",
+        "client_address", "stage", "rule",
     ]  # fmt: skip
     list_filter = ["kind", StageFilter, RuleFilter, SinceByRowId]
     search_fields = [
@@ -107,13 +112,25 @@ class EventAdmin(ReadOnlyAdmin):
     def at(self, event: Event) -> SafeString | str:
         return moment(event.created_at, is_simulated=is_ahead(event.created_at, event.pk))
 
+    @admin.display(description="created at", ordering="created_at")
+    def list_at(self, event: Event) -> SafeString:
+        return short_moment(event.created_at, is_simulated=is_ahead(event.created_at, event.pk))
+
     @badge("kind", EVENT_COLOURS, ordering="kind")
     def kind_label(self, event: Event) -> tuple[str, str]:
         return event.kind, event.get_kind_display()
 
     @admin.display(description="what happened")
-    def short_summary(self, event: Event) -> str:
-        return shorten(event.summary)
+    def short_summary(self, event: Event) -> SafeString | str:
+        return one_line(event.summary, 20)
+
+    @admin.display(description="actor", ordering="actor")
+    def short_actor(self, event: Event) -> SafeString | str:
+        return one_line(event.actor, 7)
+
+    @admin.display(description="message", ordering="message_id")
+    def short_message(self, event: Event) -> SafeString | str:
+        return message_cell(event.message_id)
 
     @admin.display(description="message", ordering="message_id")
     def message_link(self, event: Event) -> SafeString | str:

@@ -35,6 +35,7 @@ class MailboxAdmin(ReadOnlyAdmin):
 @admin.register(FiledMessage)
 class FiledMessageAdmin(ReadOnlyAdmin):
     list_display = ["message_link", "owner", "folder", "uid", "flag_list", "size", "internal_date", "storage"]
+    list_display_links = ["uid"]  # the first column leads to the message
     list_select_related = ["mailbox__user"]
     search_fields = ["message_id", "recipient", "mailbox__name", "mailbox__user__username", "mailbox__user__email"]
     ordering = ["-pk"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 
 import pytest
 from django.db import connection
@@ -13,6 +14,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from mailflow import events, ids
+from mailflow.admin import columns
 from mailflow.models import Counter, Event, FiledMessage, Mailbox
 from mailflow.policy.decision import Decision, Verdict
 
@@ -62,6 +64,35 @@ def test_a_list_of_thirty_needs_no_more_queries_than_a_list_of_one(browser: Clie
     with CaptureQueriesContext(connection) as thirty:
         assert browser.get(address).status_code == 200
     assert len(thirty) == len(one)
+
+
+@pytest.mark.parametrize("model", CHANGELISTS)
+def test_no_link_of_a_list_is_within_another(browser: Client, model: str) -> None:
+    _rows(0, 1)
+    page = browser.get(reverse(f"admin:mailflow_{model}_changelist")).content.decode()
+    cells = re.findall(r"<t[hd][^>]*field-.*?</t[hd]>", page, re.DOTALL)
+    assert cells and not [cell for cell in cells if re.search(r"<a\b(?:(?!</a>).)*<a\b", cell, re.DOTALL)]
+
+
+@pytest.mark.parametrize("kind", Event.Kind)
+def test_the_list_of_events_calls_each_kind_by_its_name(browser: Client, kind: Event.Kind) -> None:
+    events.record([events.NewEvent(kind.value, "x", actor="root")])
+    page = browser.get(reverse("admin:mailflow_event_changelist")).content.decode()
+    label = re.findall(r'field-kind_label.*?<span class="inline-block[^>]*>(.*?)</span>', page, re.DOTALL)
+    assert [" ".join(text.split()) for text in label] == [kind.label]
+
+
+def test_a_long_cell_is_one_line_with_the_whole_text_at_hand_and_the_time_is_short(browser: Client) -> None:
+    Event.objects.create(
+        id=ids.new_row_id(), created_at=timezone.now(), kind="refused", summary="A <b>long</b> story. " * 20
+    )
+    page = browser.get(reverse("admin:mailflow_event_changelist")).content.decode()
+    assert 'title="A &lt;b&gt;long&lt;/b&gt; story. A' in page and "text-overflow: ellipsis" in page
+    assert "<b>long" not in page
+    assert f">{timezone.now():%m-%d}" in page
+    assert str(columns.short_moment(dt.datetime(2020, 2, 3, 4, 5, 6, tzinfo=dt.UTC))).endswith(
+        ">2020-02-03 04:05</time>"
+    )
 
 
 @pytest.mark.parametrize(

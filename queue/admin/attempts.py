@@ -9,7 +9,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from accounts.admin.base import ReadOnlyAdmin, badge, link, moment, shorten
+from accounts.admin.base import ReadOnlyAdmin, badge
+from mailflow.admin.columns import message_cell, one_line, short_moment
 from mailflow.admin.filters import SinceByRowId
 from mailflow.ids import is_ahead
 from queue.models import Attempt
@@ -60,8 +61,8 @@ class TlsPolicyFilter(admin.SimpleListFilter):
 @admin.register(Attempt)
 class AttemptAdmin(ReadOnlyAdmin):
     list_display = [
-        "recipient", "number", "outcome_label", "transport", "next_hop", "tls_label", "code", "short_reply",
-        "at", "message_link",
+        "recipient", "number", "outcome_label", "code", "short_reply", "at", "short_message", "next_hop", "tls_label",
+        "transport",
     ]  # fmt: skip
     list_filter = ["outcome", TransportFilter, TlsPolicyFilter, SinceByRowId]
     list_select_related = ["entry"]
@@ -69,16 +70,16 @@ class AttemptAdmin(ReadOnlyAdmin):
     search_help_text = "Message id, recipient, next hop, reply or worker"
 
     @admin.display(description="recipient", ordering="entry__recipient")
-    def recipient(self, attempt: Attempt) -> str:
-        return attempt.entry.recipient
+    def recipient(self, attempt: Attempt) -> SafeString | str:
+        return one_line(attempt.entry.recipient, 11)
 
     @badge("outcome", {"delivered": "success", "deferred": "warning", "failed": "danger"}, ordering="outcome")
     def outcome_label(self, attempt: Attempt) -> tuple[str, str]:
         return attempt.outcome, attempt.get_outcome_display()
 
     @admin.display(description="ended at", ordering="ended_at")
-    def at(self, attempt: Attempt) -> SafeString | str:
-        return moment(attempt.ended_at, is_simulated=is_ahead(attempt.ended_at, attempt.pk))
+    def at(self, attempt: Attempt) -> SafeString:
+        return short_moment(attempt.ended_at, is_simulated=is_ahead(attempt.ended_at, attempt.pk))
 
     @badge("TLS", {"verified": "success", "encrypted": "info", "clear": "warning", "none": "info"})
     def tls_label(self, attempt: Attempt) -> tuple[str, str]:
@@ -88,10 +89,9 @@ class AttemptAdmin(ReadOnlyAdmin):
         return state, attempt.tls_policy if attempt.tls else f"{attempt.tls_policy}, in clear"
 
     @admin.display(description="reply")
-    def short_reply(self, attempt: Attempt) -> str:
-        return shorten(attempt.reply, 60)
+    def short_reply(self, attempt: Attempt) -> SafeString | str:
+        return one_line(attempt.reply, 17)
 
     @admin.display(description="message")
-    def message_link(self, attempt: Attempt) -> SafeString:
-        message_id = attempt.entry.message_id
-        return link("mailflow_message_change", message_id, text=message_id)
+    def short_message(self, attempt: Attempt) -> SafeString | str:
+        return message_cell(attempt.entry.message_id)

@@ -12,8 +12,10 @@ from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpRespons
 from django.http.response import HttpResponseBase
 from django.template.defaultfilters import filesizeformat
 from django.urls import URLPattern, path
+from django.utils.safestring import SafeString
 
-from accounts.admin.base import ReadOnlyAdmin, badge, shorten
+from accounts.admin.base import ReadOnlyAdmin, badge
+from mailflow.admin.columns import one_line, short_moment
 from mailflow.admin.filters import SinceByMessageId
 from mailflow.ids import MESSAGE_ID_PREFIX
 from mailflow.models import Message
@@ -32,7 +34,7 @@ MESSAGE_COLOURS = {
 @admin.register(Message)
 class MessageAdmin(ReadOnlyAdmin):
     list_display = [
-        "short_subject", "status_label", "sender", "recipient_list", "source", "size", "created_at", "short_error",
+        "short_subject", "status_label", "sender", "recipient_list", "at", "short_error", "source", "size",
     ]  # fmt: skip
     list_filter = ["status", "source", SinceByMessageId]
     search_fields = [
@@ -99,26 +101,30 @@ class MessageAdmin(ReadOnlyAdmin):
         return rescheduling.answer(request, self.admin_site, message)
 
     @admin.display(description="subject", ordering="subject")
-    def short_subject(self, message: Message) -> str:
-        return shorten(message.subject, 60) or "(no subject)"
+    def short_subject(self, message: Message) -> SafeString | str:
+        return one_line(message.subject, 12) or "(no subject)"
 
     @badge("status", MESSAGE_COLOURS, ordering="status")
     def status_label(self, message: Message) -> tuple[str, str]:
         return message.status, message.get_status_display()
 
     @admin.display(description="from", ordering="reverse_path")
-    def sender(self, message: Message) -> str:
-        return message.reverse_path or "<>"
+    def sender(self, message: Message) -> SafeString | str:
+        return one_line(message.reverse_path or "<>", 9)
 
     @admin.display(description="to")
-    def recipient_list(self, message: Message) -> str:
+    def recipient_list(self, message: Message) -> SafeString | str:
         more = message.recipient_count - 1
-        return f"{message.recipients[0]} +{more}" if more > 0 else "".join(message.recipients)
+        return one_line(f"{message.recipients[0]} +{more}" if more > 0 else "".join(message.recipients), 10)
+
+    @admin.display(description="created at", ordering="created_at")
+    def at(self, message: Message) -> SafeString:
+        return short_moment(message.created_at)
 
     @admin.display(description="size", ordering="size_octets")
     def size(self, message: Message) -> str:
         return filesizeformat(message.size_octets)
 
     @admin.display(description="trouble")
-    def short_error(self, message: Message) -> str:
-        return shorten(message.error_message, 60)
+    def short_error(self, message: Message) -> SafeString | str:
+        return one_line(message.error_message, 10)
