@@ -43,6 +43,7 @@ class Field:
     variable: str = ""
     follows: str = ""
     fallback: str = ""
+    other_variable: str = ""  # an older name of the same
 
     @property
     def allowed(self) -> str:
@@ -68,11 +69,17 @@ class Field:
         """Whether the environment has a value for this very field."""
         return not self.fallback or bool(getattr(settings, self.setting))
 
+    @property
+    def given_variable(self) -> str:
+        """The variable that somebody set for it; empty where the value is the default."""
+        names = (self.variable, self.other_variable)
+        return next((name for name in names if name in settings.GIVEN_VARIABLES), "")
+
 
 _MAX_WORKERS = "Deliveries at once in one worker."
 _POOL_SIZE = "Connections kept to one next hop, and the most deliveries at once to one domain."
 _TIMEOUT = "Seconds that a command may take: the longest silence of a client, and of a next hop."
-_MAX_CONNECTIONS = "Connections at once, in one listener."
+_MAX_CONNECTIONS = "Connections at once, over all listeners together."
 _IDLE = "Seconds that a client may be silent between commands; as long as timeout unless it is set."
 _ENABLED = "Whether new mail is taken; without it SMTP answers 421 and HTTP 503, and the queue is kept and worked on."
 
@@ -81,7 +88,10 @@ FIELDS: Mapping[str, tuple[Field, ...]] = {
     SMTP: (
         Field("max_workers", int, _MAX_WORKERS, 1, 1000, "SMTP_MAX_WORKERS", "SMTP_MAX_WORKERS"),
         Field("pool_size", int, _POOL_SIZE, 1, 100, "SMTP_POOL_SIZE", "SMTP_POOL_SIZE"),
-        Field("timeout", float, _TIMEOUT, 0.1, 86400, "SMTP_TIMEOUT", "SMTP_TIMEOUT_SECONDS"),
+        Field(
+            *("timeout", float, _TIMEOUT, 0.1, 86400, "SMTP_TIMEOUT", "SMTP_TIMEOUT_SECONDS"),
+            other_variable="SMTP_TIMEOUT",
+        ),
         Field("max_connections", int, _MAX_CONNECTIONS, 1, 100_000, "SMTP_MAX_CONNECTIONS", "SMTP_MAX_CONNECTIONS"),
         Field(
             *("idle_timeout", float, _IDLE, 0.1, 86400, "SMTP_IDLE_TIMEOUT", "SMTP_IDLE_TIMEOUT"),

@@ -40,6 +40,10 @@ class Environment:
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values
 
+    def given(self) -> frozenset[str]:
+        """Return the names of all variables that have a value, ours and others'."""
+        return frozenset(name for name, value in self._values.items() if value.strip())
+
     def _read(self, names: str | tuple[str, ...]) -> tuple[str, str | None]:
         """Return the first of the names that is set, with its value; an alias never hides the main name."""
         candidates = (names,) if isinstance(names, str) else names

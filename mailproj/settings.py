@@ -26,6 +26,7 @@ _dotenv = Path(os.environ.get("MAIL_ENV_FILE") or BASE_DIR / ".env")
 if _dotenv.is_file():
     environ.Env.read_env(str(_dotenv), overwrite=False)  # a variable of the real environment wins
 env = Environment(os.environ)
+GIVEN_VARIABLES = env.given()  # to tell a default from what somebody set
 
 if env.text("STORAGE_URL"):
     raise SettingError(

@@ -18,6 +18,7 @@ from accounts.admin.base import Admin
 from mailflow import runtime
 from mailflow.models import RestartRequest, RuntimeSetting
 from mailflow.runtime import Effective, InvalidConfig
+from mailflow.runtime_fields import SMTP
 
 if TYPE_CHECKING:
     UnfoldAdminTextInputWidget, UnfoldAdminSelectWidget = forms.TextInput, forms.Select
@@ -25,6 +26,15 @@ else:
     from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 TEMPLATE = "admin/mailflow/runtimesetting/config.html"
+CONFIRM_TEMPLATE = "admin/mailflow/runtimesetting/confirm.html"
+_CLOSING = (
+    "Take no new mail?",
+    "Every client hears 421 by SMTP and 503 by HTTP until it is switched on again. The queue is kept and worked on.",
+)
+_RESTARTING = (
+    "Each of its processes ends what it is doing, takes nothing new, and is started again by whoever keeps it alive."
+    " Clients that come in between must try again."
+)
 _SWITCH = {"": "as by default (on)", "true": "on", "false": "off"}
 
 
@@ -129,6 +139,8 @@ class RuntimeSettingAdmin(Admin):
             if not self.has_change_permission(request):
                 raise PermissionDenied
             if all([form.is_valid() for form in config_forms]):  # noqa: C419  (each must tell its errors)
+                if _closes(config_forms) and not _is_confirmed(request):
+                    return self._ask(request, "Switch off", *_CLOSING)
                 return self._save(request, config_forms)
         context = {
             **self.admin_site.each_context(request),
@@ -154,10 +166,35 @@ class RuntimeSettingAdmin(Admin):
             raise PermissionDenied
         service = request.POST.get("service")
         if service in runtime.RESTARTABLE:
-            runtime.request_restart(service, **_by(request))
             name = RestartRequest.Service(service).label
+            if not _is_confirmed(request):
+                return self._ask(request, "Restart", f"Restart: {name}?", _RESTARTING)
+            runtime.request_restart(service, **_by(request))
             self.message_user(request, f"{name}: it ends what it is doing, and is started again.", messages.SUCCESS)
         return HttpResponseRedirect(reverse("admin:mailflow_runtimesetting_changelist"))
+
+    def _ask(self, request: HttpRequest, title: str, question: str, words: str) -> HttpResponse:
+        sent = [(name, value) for name, values in request.POST.lists() for value in values]
+        context = {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "opts": self.opts,
+            "question": question,
+            "words": words,
+            "address": request.path,
+            "sent": [(name, value) for name, value in sent if name != "csrfmiddlewaretoken"],
+        }
+        return TemplateResponse(request, CONFIRM_TEMPLATE, context)
+
+
+def _is_confirmed(request: HttpRequest) -> bool:
+    return request.POST.get("confirmed") == "yes"
+
+
+def _closes(config_forms: list[ConfigForm]) -> bool:
+    """Whether it would end the reception of mail."""
+    wanted = {key: value for form in config_forms for key, value in form.values.items()}
+    return wanted.get((SMTP, "enabled")) is False
 
 
 def _by(request: HttpRequest) -> dict[str, str]:

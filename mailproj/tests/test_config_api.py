@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import html
 import json
+import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
 from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
@@ -349,6 +352,20 @@ def form_of(page: Any) -> dict[str, str]:
     return sent
 
 
+def answered(question: Any) -> dict[str, str]:
+    """What a browser sends of the page that asks, once its button is pressed."""
+    found = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', question.content.decode())
+    return {name: html.unescape(value) for name, value in found}
+
+
+def test_the_page_tells_a_default_from_what_the_environment_says(browser: Client, settings: LazySettings) -> None:
+    settings.GIVEN_VARIABLES = frozenset({"SMTP_POOL_SIZE", "SMTP_TIMEOUT"})
+    text = " ".join(re.sub(r"<[^>]*>", " ", browser.get(reverse(PAGE)).content.decode()).split())
+    assert "environment SMTP_POOL_SIZE" in text and "environment SMTP_TIMEOUT" in text
+    assert "default SMTP_MAX_WORKERS is not set" in text and "as timeout SMTP_IDLE_TIMEOUT is not set" in text
+    assert "over all listeners together" in text and "Nothing obeys these values yet" in text
+
+
 def test_the_page_tells_every_value_and_where_it_comes_from(browser: Client) -> None:
     put({"max_workers": 8, "enabled": False}, "?service=smtp")
     text = browser.get(reverse(PAGE)).content.decode()
@@ -358,9 +375,10 @@ def test_the_page_tells_every_value_and_where_it_comes_from(browser: Client) -> 
 
 def test_a_value_is_set_and_taken_back_on_the_page(browser: Client) -> None:
     sent = form_of(browser.get(reverse(PAGE)))
-    answer = browser.post(
-        reverse(PAGE), {**sent, "smtp-max_workers": "12", "imap-timeout": "2.5", "smtp-enabled": "false"}
-    )
+    changed = {**sent, "smtp-max_workers": "12", "imap-timeout": "2.5", "smtp-enabled": "false"}
+    question = browser.post(reverse(PAGE), changed)
+    assert "Take no new mail?" in question.content.decode() and not RuntimeSetting.objects.exists()
+    answer = browser.post(reverse(PAGE), answered(question))
     assert answer.status_code == 302
     assert set(RuntimeSetting.objects.values_list("service", "name", "value")) == {
         ("smtp", "max_workers", 12), ("imap", "timeout", 2.5), ("smtp", "enabled", False),
@@ -389,9 +407,10 @@ def test_a_page_opened_earlier_undoes_nobody_elses_change(browser: Client) -> No
 def test_a_restart_is_asked_for_by_a_button(browser: Client) -> None:
     address = reverse("admin:mailflow_runtimesetting_restart")
     assert browser.get(address).status_code == 405
-    browser.post(address, {"service": "imap"})
-    assert not RestartRequest.objects.exists()
-    browser.post(address, {"service": "worker"})
+    browser.post(address, {"service": "imap", "confirmed": "yes"})
+    question = browser.post(address, {"service": "worker"})
+    assert "Restart: " in question.content.decode() and not RestartRequest.objects.exists()
+    browser.post(address, answered(question))
     assert RestartRequest.objects.get().service == "worker"
     assert "last asked for by" in browser.get(reverse(PAGE)).content.decode()
 
