@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 
+from django.contrib import admin
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.views import csrf, defaults
 from django.views.decorators.csrf import csrf_exempt
 
@@ -44,6 +46,10 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
     if problems.is_for_programs(request):
         return problems.plain_response(403, "That is not allowed.")
+    if request.path.startswith("/admin") and getattr(request, "user", None) is not None and request.user.is_staff:
+        return render(
+            request, "admin/403.html", {**admin.site.each_context(request), "title": "Not allowed"}, status=403
+        )
     return defaults.permission_denied(request, exception)
 
 

@@ -54,6 +54,13 @@ SHARED_PROCESSORS: list[Any] = [
 ]
 
 
+def without_traceback_of_refusals(record: logging.LogRecord) -> bool:
+    """Let a 403 be one line: who may not do something is no fault of ours."""
+    if getattr(record, "status_code", None) == 403:
+        record.exc_info = None
+    return True
+
+
 def logging_config(level: str, *, json_lines: bool) -> dict[str, Any]:
     """Configure structlog and return Django's LOGGING; everything goes to standard error."""
     structlog.configure(
@@ -87,10 +94,12 @@ def logging_config(level: str, *, json_lines: bool) -> dict[str, Any]:
                 "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
             }
         },
+        "filters": {"refusals": {"()": lambda: without_traceback_of_refusals}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
         "root": {"handlers": ["stderr"], "level": number},
         "loggers": {
             "django.db.backends": {"level": "INFO"},
+            "django.request": {"filters": ["refusals"]},
             "mail.log": {"level": "WARNING"},  # aiosmtpd's own lines would repeat ours
             "asyncio": {"level": "WARNING"},
             "kombu": {"level": "WARNING"},

@@ -71,6 +71,16 @@ def test_a_missing_token_is_a_problem_for_programs_and_a_page_for_browsers(rf: R
 
 
 @pytest.mark.django_db
+def test_staff_without_a_permission_read_so_on_a_page_of_the_admins(client: Client) -> None:
+    client.force_login(User.objects.create_user("clerk", "clerk@example.com", "x", is_staff=True))
+    for path in ("/admin/queue/entry/", "/admin/queue/entry/domains/", "/admin/accounts/user/"):
+        answer = client.get(path, headers=BROWSER)
+        page = answer.content.decode()
+        assert answer.status_code == 403 and "clerk" in page and "has no permission" in page
+        assert 'href="/admin/"' in page and "unfold" in page
+
+
+@pytest.mark.django_db
 def test_no_path_of_the_api_is_redirected_to_another_slash() -> None:
     for path in ("/api/v1/schema", "/api/v1/docs", "/metrics"):
         for method in ("GET", "HEAD", "OPTIONS", "POST"):

@@ -11,7 +11,7 @@ from io import StringIO
 import pytest
 import structlog
 
-from mailproj.logging import logging_config
+from mailproj.logging import logging_config, without_traceback_of_refusals
 
 KEY = "sk_live_" + "a1" * 36
 
@@ -61,3 +61,20 @@ def test_secrets_are_masked_wherever_they_stand(lines: StringIO, values: dict[st
         structlog.get_logger("test.lines").exception("broke")
     text = lines.getvalue()
     assert "hunter2" not in text and KEY not in text and text.count("********") >= 3
+
+
+def test_a_refusal_is_a_line_without_a_traceback(lines: StringIO) -> None:
+    logger = logging.getLogger("test.lines")
+    logger.addFilter(without_traceback_of_refusals)
+    try:
+        raise PermissionError("not that one")
+    except PermissionError:
+        logger.warning("Forbidden: %s", "/admin/x/", exc_info=True, extra={"status_code": 403})
+        logger.error("Broken: %s", "/admin/x/", exc_info=True, extra={"status_code": 500})
+    logger.removeFilter(without_traceback_of_refusals)
+    refused, broken = (json.loads(line) for line in lines.getvalue().splitlines())
+    assert (refused["level"], refused["message"]) == ("WARNING", "Forbidden: /admin/x/") and "exception" not in refused
+    assert "PermissionError" in broken["exception"]
+    config = logging_config("info", json_lines=True)
+    (name,) = config["loggers"]["django.request"]["filters"]
+    assert config["filters"][name]["()"]() is without_traceback_of_refusals
