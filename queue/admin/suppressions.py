@@ -228,30 +228,33 @@ class SuppressionAdmin(Admin):
         except Unreadable as error:
             form.add_error("file", str(error))
             return self._import_page(request, form=form)
-        kept = {"text": octets.decode("utf-8-sig"), "organization": owner, "reason": reason}
-        payload = signing.dumps(kept, salt=_salt(request), compress=True)
-        counts = suppression_files.apply(plan, _actor(request), dry_run=True)
+        kept = {"text": octets.decode("utf-8-sig"), "organization": owner, "reason": reason, "name": upload.name}
+        return self._preview_page(request, signing.dumps(kept, salt=_salt(request), compress=True), kept, plan)
+
+    def _preview_page(self, request: HttpRequest, payload: str, kept: dict[str, Any], plan: Plan) -> HttpResponse:
         return self._import_page(
             request,
             plan=plan,
-            counts=counts,
+            counts=suppression_files.apply(plan, _actor(request), dry_run=True),
             confirm=ConfirmForm({"payload": payload}),
-            name=upload.name,
-            whose=organization,
+            name=kept["name"],
+            whose=Organization.objects.filter(pk=kept["organization"]).first(),
         )
 
     def _import_confirmed(self, request: HttpRequest) -> HttpResponse:
+        payload = request.POST["payload"]
         try:
-            kept = signing.loads(request.POST["payload"], salt=_salt(request), max_age=_KEPT_SECONDS)
+            kept = signing.loads(payload, salt=_salt(request), max_age=_KEPT_SECONDS)
             scope = _scope(kept["organization"], kept["reason"])
             plan: Plan = suppression_files.read(kept["text"].encode(), scope, now=timezone.now())
         except (signing.BadSignature, Unreadable):
             self.message_user(request, "The preview is too old: choose the file again.", messages.WARNING)
             return HttpResponseRedirect(reverse("admin:queue_suppression_import"))
         if plan.problem_count and not request.POST.get("skip_invalid"):
-            words = f"Nothing was entered: {plan.problem_count} lines cannot be used."
+            lines = "1 line" if plan.problem_count == 1 else f"{plan.problem_count} lines"
+            words = f"Nothing was entered yet: {lines} cannot be used. Tick below to leave them out."
             self.message_user(request, words, messages.WARNING)
-            return HttpResponseRedirect(reverse("admin:queue_suppression_import"))
+            return self._preview_page(request, payload, kept, plan)
         counts = suppression_files.apply(plan, _actor(request))
         words = f"{counts.added} added, {counts.updated} changed, {counts.unchanged} as they were."
         self.message_user(request, words, messages.SUCCESS)

@@ -125,10 +125,10 @@ def test_an_import_shows_what_it_would_do_and_does_it_when_told(browser: Client,
 def test_errors_are_shown_by_line_and_stop_the_import_unless_they_are_left_out(browser: Client) -> None:
     shown = page(upload(browser, "bob@x.example\n<script>\n"))
     assert "1 line cannot be used" in shown and "Line 2:" in shown and "&lt;script&gt;" in shown
-    form = {"payload": payload(shown)}
-    assert "Nothing was entered" in page(browser.post(f"{LIST}import/", form, follow=True))
-    assert not Suppression.objects.exists()
-    browser.post(f"{LIST}import/", {**form, "skip_invalid": "on"})
+    again = page(browser.post(f"{LIST}import/", {"payload": payload(shown)}))
+    assert "Nothing was entered yet: 1 line cannot be used." in again and not Suppression.objects.exists()
+    assert "list.csv" in again and "Line 2:" in again and "1 to add" in again
+    browser.post(f"{LIST}import/", {"payload": payload(again), "skip_invalid": "on"})
     assert Suppression.objects.get().organization is None
 
 
