@@ -54,6 +54,7 @@ def answer(request: HttpRequest, site: AdminSite, message: Message) -> HttpRespo
     context = {
         **site.each_context(request),
         "title": "Reschedule",
+        "own_heading": True,
         "opts": Message._meta,
         "original": message,
         "form": form,

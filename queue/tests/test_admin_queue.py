@@ -27,6 +27,7 @@ from queue.admin import entry_filters
 from queue.admin.entries import EntryAdmin
 from queue.control import Action, Order
 from queue.models import Entry, QueueAction
+from queue.suppress import Hit
 
 Accept = Callable[..., list[int]]
 LIST = "admin:queue_entry_changelist"
@@ -231,6 +232,16 @@ def test_all_that_a_list_shows_by_something_that_is_no_condition_is_refused(
     assert selected(**query) is None
 
 
+def test_the_row_of_the_suppression_list_that_kept_mail_back_is_a_link(browser: Client, message: Message) -> None:
+    hit = Hit(384, "complaint", "<b>no</b> (row 5, x)", timezone.now(), message.pk, "of Example")
+    told = f"Not sent: {hit.told('anna@x.example')}."
+    Entry.objects.filter(recipient__startswith="anna").update(status="failed", last_reply=told)
+    page = browser.get(reverse("admin:mailflow_message_change", args=[message.pk])).content.decode()
+    row, source = reverse("admin:queue_suppression_change", args=[384]), quote(message.pk)
+    assert f'<a href="{row}" class="text-link">row 384</a>, complaint, from message <a href=' in page
+    assert f'/{source}/change/" class="text-link">{message.pk}</a>)' in page and "<b>no" not in page
+
+
 def test_a_filter_leads_to_the_question(browser: Client, mixed: None) -> None:
     act = reverse("admin:queue_entry_act")
     assert "Count, and go on" in browser.get(act).content.decode()
@@ -419,6 +430,42 @@ def test_the_domains_have_bars_figures_and_what_they_said(browser: Client, mixed
     assert "450 &lt;b&gt;Grey&lt;/b&gt;" in page
     assert f"{reverse(LIST)}?domain=x.example" in page
     assert "action=release&amp;held=true&amp;domain=x.example" in page
+
+
+@pytest.mark.parametrize("name", ["admin:queue_entry_domains", "admin:queue_worker_changelist"])
+def test_a_page_that_refreshes_itself_can_be_stopped(browser: Client, name: str) -> None:
+    page = browser.get(reverse(name)).content.decode()
+    assert 'http-equiv="refresh"' in page and 'href="?refresh=off"' in page
+    page = browser.get(reverse(name), {"refresh": "off"}).content.decode()
+    assert 'http-equiv="refresh"' not in page and "refresh again" in page
+
+
+def heading(page: str) -> str:
+    """Return what stands on top of a page."""
+    (found,) = re.findall(r"<h1.*?</h1>", page, re.DOTALL)
+    return " ".join(re.sub(r"<span class=\"material[^>]*>.*?</span>|<[^>]*>", " ", found).split())
+
+
+def test_each_page_has_its_own_heading_and_objects_are_called_as_they_are(browser: Client, message: Message) -> None:
+    def at(name: str, *args: object) -> str:
+        return heading(browser.get(reverse(name, args=args)).content.decode())
+
+    assert at("admin:queue_entry_domains").endswith("Queue entries Queue by domain")
+    assert at("admin:queue_entry_act").endswith("Queue entries Act on the queue")
+    assert heading(asked(browser, "hold")).endswith("Queue entries Hold")
+    assert at(LIST).startswith("Queue Queue entries 2 results")
+    assert at("admin:queue_worker_changelist").endswith("Workers")
+    assert "Workers Workers" not in at("admin:queue_worker_changelist")
+    assert at("admin:mailflow_message_change", message.pk).endswith(f" {message.pk}")
+    assert at("admin:mailflow_message_reschedule", message.pk).endswith("Reschedule")
+
+
+def test_an_empty_list_advises_nothing_that_cannot_be_done(browser: Client) -> None:
+    assert "rows come by themselves" in browser.get(reverse("admin:mailflow_message_changelist")).content.decode()
+    for name in (LIST, "admin:mailflow_message_changelist", "admin:accounts_alias_changelist"):
+        assert "Create a new item" not in browser.get(reverse(name)).content.decode()
+    page = browser.get(reverse("admin:mailflow_message_changelist"), {"q": "nothing of it"}).content.decode()
+    assert "Nothing fits the filters and the search." in page
 
 
 def test_an_empty_queue_has_a_page(browser: Client) -> None:
