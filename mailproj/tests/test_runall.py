@@ -119,15 +119,34 @@ def test_a_taken_port_is_one_clear_line(data: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         ended = run(["manage.py", "runall"], {**settings_on_free_ports(data), "HTTP_PORT": str(port)})
-    line = f"CommandError: 127.0.0.1:{port} is in use by another program; set HTTP_PORT to a free port."
+    line = f"127.0.0.1:{port} is in use by another program; set HTTP_PORT to a free port."
     assert (ended.returncode, ended.stderr.strip()) == (1, line)
+
+
+def test_all_ports_that_are_taken_are_named_at_once(data: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        http, metrics = (str(listener.getsockname()[1]) for listener in (one, other))
+        taken = {"HTTP_PORT": http, "SMTP_METRICS_PORT": metrics}
+        ended = run(["manage.py", "runall"], {**settings_on_free_ports(data), **taken})
+    named = f"HTTP_PORT (127.0.0.1:{http}), SMTP_METRICS_PORT (127.0.0.1:{metrics})"
+    line = f"These ports are in use by other programs; set each to a free one: {named}."
+    assert (ended.returncode, ended.stderr.strip()) == (1, line)
+
+
+def test_an_extra_port_that_is_left_out_is_said_in_the_terminal(data: Path) -> None:
+    away = f"postgresql://u:p@127.0.0.1:{free_port()}/mail"  # so that it ends before it starts anything
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        extra = str(listener.getsockname()[1])
+        variables = {**settings_on_free_ports(data), "HTTP_EXTRA_PORTS": extra, "DATABASE_URL": away}
+        ended = run(["manage.py", "runall"], variables)
+    assert f"HTTP_EXTRA_PORTS: 127.0.0.1:{extra} is in use by another program and is left out." in ended.stdout
 
 
 def test_a_database_that_is_away_is_one_clear_line(data: Path) -> None:
     variables = {**settings_on_free_ports(data), "DATABASE_URL": f"postgresql://u:p@127.0.0.1:{free_port()}/mail"}
     ended = run(["manage.py", "runall"], variables)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("CommandError: The database does not answer:")
+    assert ended.stderr.startswith("The database does not answer:")
     assert len(ended.stderr.strip().splitlines()) == 1
 
 

@@ -7,20 +7,20 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import psycopg
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 from django.db import OperationalError, connection
 
 from accounts.command import PlainCommand
 from mailflow.certificates import ensure_self_signed
 from mailproj import demo, embedded_redis, probes, welcome
-from mailproj.ports import is_free, written
+from mailproj.ports import is_free, web_addresses, written
 from mailproj.processes import command
 from mailproj.supervisor import Service, StartFailed, Supervisor, only_one, stop_running
 
@@ -58,9 +58,9 @@ class Command(PlainCommand):
             with only_one(_lock_path()):
                 self._run(settings.MAIL_DATA_DIR / "log" if log_to == "files" else None)
         except StartFailed as error:
-            raise CommandError(str(error)) from None
+            raise SystemExit(str(error)) from None
         except OperationalError as error:
-            raise CommandError(f"The database does not answer: {str(error).splitlines()[0]}") from None
+            raise SystemExit(f"The database does not answer: {str(error).splitlines()[0]}") from None
         except KeyboardInterrupt:
             sys.exit(130)  # before anything was started
 
@@ -68,6 +68,7 @@ class Command(PlainCommand):
         self._say(f"Starting ({settings.MAIL_PROFILE} profile, data in {settings.MAIL_DATA_DIR}) …")
         _prepare_folders(log_dir)
         _refuse_taken_ports()
+        web_addresses(settings.HTTP_HOST, settings.HTTP_PORT, settings.HTTP_EXTRA_PORTS, self._say)  # for its warnings
         _refuse_absent_database()
         logins = _prepare_data()
         stages, environment = _plan(log_dir)
@@ -117,11 +118,19 @@ def _refuse_taken_ports() -> None:
         "SMTP_METRICS_PORT": ("127.0.0.1", settings.SMTP_METRICS_PORT),
     }
     deadline = time.monotonic() + PORT_PATIENCE
-    for name, (host, port) in wanted.items():
-        while port and not is_free(host, port):
-            if time.monotonic() > deadline:
-                raise StartFailed(f"{written(host, port)} is in use by another program; set {name} to a free port.")
-            time.sleep(0.1)
+    while taken := {name: written(*at) for name, at in wanted.items() if at[1] and not is_free(*at)}:
+        if time.monotonic() > deadline:
+            raise StartFailed(_taken_words(taken))
+        time.sleep(0.1)
+
+
+def _taken_words(taken: Mapping[str, str]) -> str:
+    """Name all of them at once: beside another instance every one is taken."""
+    if len(taken) == 1:
+        ((name, address),) = taken.items()
+        return f"{address} is in use by another program; set {name} to a free port."
+    named = ", ".join(f"{name} ({address})" for name, address in taken.items())
+    return f"These ports are in use by other programs; set each to a free one: {named}."
 
 
 def _refuse_absent_database() -> None:
