@@ -85,8 +85,8 @@ class EventAdmin(ReadOnlyAdmin):
     """Refusals that no message came of are found here and by `GET events`: by who, what, rule or words."""
 
     list_display = [
-        "list_at", "kind_label", "short_summary", "short_actor", "short_message", "recipient", "sender",
-        "client_address", "stage", "rule",
+        "list_at", "kind_label", "short_summary", "short_actor", "short_message", "short_recipient",
+        "short_sender", "client_address", "stage", "rule",
     ]  # fmt: skip
     list_filter = ["kind", StageFilter, RuleFilter, SinceByRowId]
     search_fields = [
@@ -127,6 +127,14 @@ class EventAdmin(ReadOnlyAdmin):
     @admin.display(description="actor", ordering="actor")
     def short_actor(self, event: Event) -> SafeString | str:
         return one_line(event.actor, 7)
+
+    @admin.display(description="recipient", ordering="recipient")
+    def short_recipient(self, event: Event) -> SafeString | str:
+        return one_line(event.recipient, 12)
+
+    @admin.display(description="sender", ordering="sender")
+    def short_sender(self, event: Event) -> SafeString | str:
+        return one_line(event.sender, 12)
 
     @admin.display(description="message", ordering="message_id")
     def short_message(self, event: Event) -> SafeString | str:

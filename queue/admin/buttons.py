@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 
 from django.http import QueryDict
@@ -15,7 +16,7 @@ from queue.states import HELD, SCHEDULED, state_of
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How many open entries there are, and how many of them are on hold, or wait for their sender's time."""
+    """How many open entries there are, and how many of them are on hold, or wait for a time that is to come."""
 
     open: int
     held: int
@@ -32,10 +33,11 @@ class Button:
     address: str
 
 
-def waiting_of(entry: Entry) -> Waiting:
+def waiting_of(entry: Entry, now: dt.datetime) -> Waiting:
     """Return the same of one entry."""
     state = state_of(entry)
-    return Waiting(int(entry.status in Entry.OPEN), int(state == HELD), int(state == SCHEDULED))
+    is_scheduled = state == SCHEDULED and entry.scheduled_at is not None and entry.scheduled_at > now
+    return Waiting(int(entry.status in Entry.OPEN), int(state == HELD), int(is_scheduled))
 
 
 def of_message(message_id: str, waiting: Waiting) -> list[Button]:
@@ -45,8 +47,8 @@ def of_message(message_id: str, waiting: Waiting) -> list[Button]:
     return [*later, *_buttons("message", message_id, waiting)]
 
 
-def of_entry(entry: Entry) -> list[Button]:
-    return _buttons("id", str(entry.pk), waiting_of(entry))
+def of_entry(entry: Entry, now: dt.datetime) -> list[Button]:
+    return _buttons("id", str(entry.pk), waiting_of(entry, now))
 
 
 def _buttons(condition: str, value: str, waiting: Waiting) -> list[Button]:

@@ -163,7 +163,7 @@ class EntryAdmin(ReadOnlyAdmin):
                 "state": state,
                 "state_colour": ENTRY_COLOURS.get(state.name, "info"),
                 "waits_for": waiting_for(entry, now, around([entry], now)),
-                "buttons": buttons.of_entry(entry) if self.has_control_permission(request) else [],
+                "buttons": buttons.of_entry(entry, now) if self.has_control_permission(request) else [],
             }
         return super().change_view(request, object_id, form_url, extra_context)
 

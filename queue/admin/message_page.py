@@ -33,14 +33,6 @@ _WAITING_FIRST = Case(
     When(status__in=Entry.OPEN, then=0), When(status=Entry.Status.DELIVERED, then=2), default=1,
     output_field=IntegerField(),
 )  # fmt: skip
-_COUNTS = {
-    "all": Count("pk"),
-    "open": Count("pk", filter=Entry.IS_OPEN),
-    "held": Count("pk", filter=Entry.IS_OPEN & Entry.IS_HELD),
-    "scheduled": Count("pk", filter=Entry.IS_OPEN & ~Entry.IS_HELD & FIELDS["scheduled"].condition(True)),
-    "delivered": Count("pk", filter=Q(status=Entry.Status.DELIVERED)),
-    "real": Count("pk", filter=Q(is_sandbox=False)),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +70,7 @@ def build(message: Message, recipients_page: str = "1") -> Page:
     """Gather the page; at most fourteen queries, whatever the number of recipients and steps."""
     now = timezone.now()
     all_entries = Entry.objects.filter(message=message)
-    counts = all_entries.aggregate(**_COUNTS)
+    counts = all_entries.aggregate(**_counts(now))
     pages = paginator.Paginator(all_entries.order_by(_WAITING_FIRST, "pk"), RECIPIENTS)
     pages.count = counts["all"]
     place = pages.get_page(recipients_page)
@@ -130,6 +122,18 @@ def _row(entry: Entry, now: dt.datetime, about: Around) -> RecipientRow:
     state = state_of(entry)
     colour = ENTRY_COLOURS.get(state.name, "info")
     return RecipientRow(entry, state, colour, waiting_for(entry, now, about), is_due, at)
+
+
+def _counts(now: dt.datetime) -> dict[str, Count]:
+    scheduled = FIELDS["scheduled"].condition(True) & Q(scheduled_at__gt=now)
+    return {
+        "all": Count("pk"),
+        "open": Count("pk", filter=Entry.IS_OPEN),
+        "held": Count("pk", filter=Entry.IS_OPEN & Entry.IS_HELD),
+        "scheduled": Count("pk", filter=Entry.IS_OPEN & ~Entry.IS_HELD & scheduled),
+        "delivered": Count("pk", filter=Q(status=Entry.Status.DELIVERED)),
+        "real": Count("pk", filter=Q(is_sandbox=False)),
+    }
 
 
 def _simulated(counts: Mapping[str, int]) -> str:

@@ -305,9 +305,10 @@ ENDING = ["Fail", "Delete"]
         ({"status": "retry", "attempts": 1}, "Waiting to retry", ["Retry now", "Hold", *ENDING]),
         ({"held_at": timezone.now(), "hold_reason": "anna: spam"}, "On hold", ["Release", *ENDING]),
         ({"scheduled_at": timezone.now() + dt.timedelta(hours=1)}, "Scheduled", ["Hold", *ENDING]),
+        ({"scheduled_at": timezone.now() - dt.timedelta(hours=1)}, "Scheduled", ["Retry now", "Hold", *ENDING]),
         ({"status": "bounced", "finished_at": timezone.now(), "next_attempt_at": None}, "Bounced", []),
     ],
-    ids=["pending", "retry", "held", "scheduled", "bounced"],
+    ids=["pending", "retry", "held", "scheduled", "scheduled for a time that came", "bounced"],
 )
 def test_the_pages_of_message_and_entry_name_the_state_as_the_list_does_and_offer_what_applies(
     browser: Client, accept: Accept, changed: dict[str, Any], state: str, titles: list[str]
@@ -317,7 +318,7 @@ def test_the_pages_of_message_and_entry_name_the_state_as_the_list_does_and_offe
     entry = Entry.objects.get()
     of_entry = reverse("admin:queue_entry_change", args=[pk])
     of_message = reverse("admin:mailflow_message_change", args=[entry.message_id])
-    later = ["Send now", "Reschedule"] if state == "Scheduled" else []
+    later = ["Send now", "Reschedule"] if state == "Scheduled" and "Retry now" not in titles else []
     assert list(offered(browser, of_entry)) == titles
     assert list(offered(browser, of_message)) == [*later, *titles]
     for page in (of_entry, of_message, reverse(LIST, query={"status__exact": "all"})):
