@@ -7,6 +7,7 @@ from django.urls import path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from mailproj import billing_pages
+from mailproj.api.schema_format import ByFormatToo
 from mailproj.api.urls import everywhere, with_or_without_slash
 from mailproj.errors import only_reads
 from mailproj.landing import front_page
@@ -17,7 +18,9 @@ SCHEMA = "api-schema"
 
 admin.autodiscover()  # here, since only web processes need it (`mailproj.admin_apps`)
 
-_schema = SpectacularAPIView.as_view(urlconf="mailproj.api.urls", authentication_classes=[])
+_schema = SpectacularAPIView.as_view(
+    urlconf="mailproj.api.urls", authentication_classes=[], content_negotiation_class=ByFormatToo
+)
 # Without DRF's answer to OPTIONS, which the page's template cannot show.
 _docs = SpectacularSwaggerView.as_view(url_name=SCHEMA, authentication_classes=[], metadata_class=None)
 

@@ -1,4 +1,4 @@
-"""When a message is to be sent, as a request says it: which texts are times (RFC 3339)."""
+"""When a message is to be sent, as a request says it: which texts are times."""
 
 from __future__ import annotations
 
