@@ -313,6 +313,18 @@ def test_the_deadline_is_reckoned_from_mail_however_long_the_content_took(alice:
     assert Entry.objects.get(pk=entry).deliver_by_at == asked_at + dt.timedelta(minutes=10)
 
 
+@pytest.mark.parametrize(("seconds", "mode"), [(1, "R"), (600, "RT"), (-600, "N")])
+def test_an_alias_moves_no_deadline(
+    alice: User, accept: Accept, resolver: MemoryResolver, seconds: int, mode: str
+) -> None:
+    Alias.objects.create(domain=Domain.objects.get(), local_part="sales", targets=["bob@x.example"])
+    asked_at = timezone.now() + dt.timedelta(seconds=30.5)  # so that the shortest is not over before the alias is read
+    deliver(accept("sales@example.com", deliver_by=DeliverBy(seconds, mode, asked_at)), answering(bob=LATER), resolver)
+    forwarded = Entry.objects.get(recipient="bob@x.example")
+    assert forwarded.deliver_by_at == asked_at + dt.timedelta(seconds=seconds)
+    assert forwarded.deliver_by_mode == mode
+
+
 @pytest.mark.parametrize("notify", ["", "FAILURE"])
 def test_mail_that_is_wanted_back_ends_at_its_deadline(
     alice: User, accept: Accept, resolver: MemoryResolver, notify: str

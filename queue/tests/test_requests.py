@@ -16,7 +16,6 @@ from queue.transports.requests import (
     mail_parameters,
     obstacle,
     recipient_parameters,
-    seconds_left,
     utf8_address,
     xtext,
 )
@@ -96,9 +95,20 @@ def test_a_host_without_the_extensions_gets_no_parameter() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "mode", "words"),
-    [(98.9, "R", " BY=98;R"), (0.5, "N", " BY=0;N"), (-60, "NT", " BY=-60;NT"), (3e9, "RT", " BY=999999999;RT")],
+    [
+        (98, "R", " BY=98;R"),
+        (97.1, "R", " BY=98;R"),
+        (0.001, "R", " BY=1;R"),
+        (-0.001, "R", " BY=1;R"),
+        (0.5, "N", " BY=1;N"),
+        (0, "N", " BY=0;N"),
+        (-1.9, "N", " BY=-1;N"),
+        (-60, "NT", " BY=-60;NT"),
+        (3e9, "RT", " BY=999999999;RT"),
+        (-3e9, "N", " BY=-999999999;N"),
+    ],
 )
-def test_the_time_that_is_left_goes_on(seconds: float, mode: str, words: str) -> None:
+def test_the_time_that_is_left_goes_on_and_is_never_too_short(seconds: float, mode: str, words: str) -> None:
     assert mail_parameters(by(seconds, mode), BOTH, NOW) == words
 
 
@@ -111,7 +121,10 @@ def test_the_time_that_is_left_goes_on(seconds: float, mode: str, words: str) ->
         (60, "R", {"DELIVERBY": "nonsense"}, ""),
         (60, "R", {"DELIVERBY": "9" * 500}, ""),
         (60, "R", {}, "5.3.3"),
-        (0.9, "R", BOTH, "5.4.7"),
+        (59.001, "R", {"DELIVERBY": "60"}, ""),
+        (0.98, "R", BOTH, ""),
+        (0.001, "R", BOTH, ""),
+        (0, "R", BOTH, "5.4.7"),
         (-5, "R", {}, "5.4.7"),
         (60, "N", {}, ""),
         (-60, "NT", {"DELIVERBY": "240"}, ""),
@@ -140,8 +153,3 @@ def test_a_host_that_knows_no_deadline_is_asked_to_tell_of_delays(notify: str, a
     late = recipient_parameters(wishes, [BOB], {"DSN": ""}, deadline.at, is_smtputf8=False)
     kept = recipient_parameters(wishes, [BOB], BOTH, NOW, is_smtputf8=False)
     assert late.get(BOB, "") == kept.get(BOB, "") == (f" NOTIFY={notify} ORCPT=rfc822;{BOB}" if notify else "")
-
-
-def test_the_seconds_left_are_whole_and_bounded() -> None:
-    assert seconds_left(Deadline(NOW + dt.timedelta(seconds=1.9), "R"), NOW) == 1
-    assert seconds_left(Deadline(NOW - dt.timedelta(seconds=1.1), "N"), NOW) == -2

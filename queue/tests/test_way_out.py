@@ -116,7 +116,7 @@ def test_what_the_sender_wants_goes_on_to_a_host_that_takes_it(
     )
     deliver(ids, lambda: FiledMessage.objects.exists())
     mail, rcpt = [command for command in peer.commands if command.startswith(("MAIL", "RCPT"))]
-    assert re.fullmatch(r"MAIL FROM:<alice@example.com> RET=HDRS ENVID=QQ BY=9\d\d;RT", mail)
+    assert re.fullmatch(r"MAIL FROM:<alice@example.com> RET=HDRS ENVID=QQ BY=(1000|9\d\d);RT", mail)
     assert rcpt == "RCPT TO:<a@plain.example> NOTIFY=SUCCESS ORCPT=rfc822;a@plain.example"
     report = read_copy(FiledMessage.objects.get())
     assert b"Action: relayed\r\n" in report and b"Original-Envelope-Id: QQ\r\n" in report

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -36,9 +37,7 @@ from queue.claim import Parcel
 from queue.notices import notify_of_each
 from queue.outcome import Kind, Outcome, deferred, failed
 from queue.results import Forward, Result
-from queue.transports.base import Deadline
 from queue.transports.content import has_utf8_header
-from queue.transports.requests import seconds_left
 from queue.transports.sandbox import NOT_FILED
 
 logger = structlog.get_logger(__name__)
@@ -161,11 +160,12 @@ def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Ou
 
 
 def _deliver_by(parcel: Parcel, now: dt.datetime) -> DeliverBy | None:
-    """Return the deadline as the time that is left of it: the alias's mail has the same (RFC 2852 §4.1.4)."""
+    """Return a request that ends when this one does: an alias is no hop, and moves no deadline (RFC 2852 §4.1.4)."""
     if parcel.deliver_by_at is None:
         return None
-    left = seconds_left(Deadline(parcel.deliver_by_at - parcel.ahead, parcel.deliver_by_mode), now)
-    return DeliverBy(max(left, 1) if parcel.deliver_by_mode.startswith("R") else left, parcel.deliver_by_mode)
+    due_at = parcel.deliver_by_at - parcel.ahead
+    seconds = math.ceil((due_at - now).total_seconds())
+    return DeliverBy(seconds, parcel.deliver_by_mode, asked_at=due_at - dt.timedelta(seconds=seconds))
 
 
 def _original_recipient(recipient: str) -> str:

@@ -2,6 +2,10 @@
 
 RFC 3461 §5.2.1: what came goes on as it came, to hosts that announce DSN. RFC 6533 §3 for addresses beyond ASCII.
 RFC 2852 §4.1.4: the time that is left goes on to hosts that announce DELIVERBY; to others nothing in mode R may.
+
+It goes on in whole seconds, rounded up: the RFC expects the hops to extend the time slightly (§4), and lets nobody end
+or report a message before it has passed (§4.1.2). What came with one second would else have none left at once, and mode
+R has no zero (§4).
 """
 
 from __future__ import annotations
@@ -65,7 +69,7 @@ def mail_parameters(requests: Requests, extensions: Mapping[str, str], now: dt.d
         words += f" RET={requests.dsn_return}" if requests.dsn_return else ""
         words += f" ENVID={envelope_id}" if 0 < len(envelope_id) <= MAX_ENVELOPE_ID else ""
     if requests.deadline is not None and DELIVERBY in extensions:
-        words += f" BY={seconds_left(requests.deadline, now)};{requests.deadline.mode}"
+        words += f" BY={_by_time(requests.deadline, now)};{requests.deadline.mode}"
     return words
 
 
@@ -116,23 +120,23 @@ def obstacle(requests: Requests, extensions: Mapping[str, str], now: dt.datetime
     deadline = requests.deadline
     if deadline is None or deadline.mode[0] != "R":
         return None
-    left = seconds_left(deadline, now)
-    if left <= 0:
+    if deadline.at <= now:
         return Impossible("5.4.7", "the time within which the sender wanted the message delivered is over")
     if DELIVERBY not in extensions:
         words = "the sender wants the message back if it is late (BY), and the next hop does not offer DELIVERBY"
         return Impossible("5.3.3", words)
-    least = _least_seconds(extensions[DELIVERBY])
+    left, least = _by_time(deadline, now), _least_seconds(extensions[DELIVERBY])
     if left < least:
         words = f"{left} s are left to deliver the message, and the next hop takes no deadline below {least} s"
         return Impossible("5.4.7", words)
     return None
 
 
-def seconds_left(deadline: Deadline, now: dt.datetime) -> int:
-    """Return the whole seconds until the deadline, negative after it."""
-    left = math.floor((deadline.at - now).total_seconds())
-    return max(-MAX_BY_SECONDS, min(MAX_BY_SECONDS, left))
+def _by_time(deadline: Deadline, now: dt.datetime) -> int:
+    """Return the seconds until the deadline, the last one begun counted whole; negative after it, but in mode R."""
+    left = math.ceil((deadline.at - now).total_seconds())
+    least = 1 if deadline.mode.startswith("R") else -MAX_BY_SECONDS  # it may have passed since `obstacle` looked
+    return max(least, min(MAX_BY_SECONDS, left))
 
 
 def xtext(text: str) -> str:
