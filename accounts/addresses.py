@@ -30,13 +30,21 @@ class Found(enum.StrEnum):
     RETURN_PATH = "return_path"  # made by us for one message that went out (`accounts.verp`)
 
 
+class Way(enum.StrEnum):
+    """Why an address without a mailbox has targets; `Found` calls all of them aliases, for all go the same way."""
+
+    ALIAS = "alias"
+    CATCH_ALL = "catch_all"
+    POSTMASTER = "postmaster"  # neither mailbox nor alias: somebody who runs the domain, or the house, reads it
+
+
 @dataclass(frozen=True, slots=True)
 class Resolution:
     """What stands behind an address.
 
-    `targets` and `announcement` only for aliases; quota figures only for mailboxes; `sent_for` only for return paths;
-    `next_hop` only for domains whose own host comes for the mail. The answer for a postmaster says nothing that would
-    have it refused: no quota, no announcement (RFC 5321 §4.5.1).
+    `targets`, `way` and `announcement` only for aliases; quota figures only for mailboxes; `sent_for` only for return
+    paths; `next_hop` only for domains whose own host comes for the mail. The answer for a postmaster says nothing that
+    would have it refused: no quota, no announcement (RFC 5321 §4.5.1).
     """
 
     found: Found
@@ -44,6 +52,7 @@ class Resolution:
     user_address: str = ""
     organization_id: int | None = None
     targets: Sequence[str] = ()
+    way: Way = Way.ALIAS
     announcement: str = Alias.Announcement.SILENT.value
     used_octets: int = 0
     quota_octets: int = 0  # 0: no limit
@@ -177,8 +186,13 @@ def _resolve_local(
 
 
 def _as_alias(domain: _Domain, alias: Alias) -> Resolution:
-    targets, announcement = tuple(alias.targets), alias.announcement
-    return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=targets, announcement=announcement)
+    return Resolution(
+        Found.ALIAS,
+        organization_id=domain.organization_id,
+        targets=tuple(alias.targets),
+        way=Way.CATCH_ALL if alias.local_part == CATCH_ALL else Way.ALIAS,
+        announcement=alias.announcement,
+    )
 
 
 def _resolve_postmaster(domain: _Domain, alias: Alias | None, catch_all: Alias | None) -> Resolution:
@@ -187,14 +201,18 @@ def _resolve_postmaster(domain: _Domain, alias: Alias | None, catch_all: Alias |
         owners = User.objects.filter(organization=domain.organization_id, is_active=True)
         owner = owners.order_by("-is_organization_admin", "pk").first()
         if owner is not None:
-            return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=(owner.email,))
+            return _read_by(owner, domain.organization_id)
     alias = alias or catch_all
     if alias is not None:
-        return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=tuple(alias.targets))
+        return replace(_as_alias(domain, alias), announcement=Alias.Announcement.SILENT.value)
     reader = _readers_of_the_house().filter(Q(is_superuser=True) | Q(is_staff=True)).first()
     if reader is None:  # another organization's people must not read it
         return Resolution(Found.UNKNOWN_USER, organization_id=domain.organization_id)
-    return Resolution(Found.ALIAS, organization_id=domain.organization_id, targets=(reader.email,))
+    return _read_by(reader, domain.organization_id)
+
+
+def _read_by(reader: User, organization_id: int | None) -> Resolution:
+    return Resolution(Found.ALIAS, organization_id=organization_id, targets=(reader.email,), way=Way.POSTMASTER)
 
 
 def _resolve_foreign(address: Address) -> Resolution:
@@ -202,7 +220,7 @@ def _resolve_foreign(address: Address) -> Resolution:
     if address.domain != settings.SMTP_HOSTNAME.lower() or address.folded_local_part != POSTMASTER:
         return FOREIGN
     reader = _readers_of_the_house().first()
-    return Resolution(Found.ALIAS, targets=(reader.email,)) if reader is not None else FOREIGN
+    return _read_by(reader, None) if reader is not None else FOREIGN
 
 
 def _readers_of_the_house() -> QuerySet[User]:

@@ -19,7 +19,7 @@ from mailflow.spool.insert import JsonText, bulk_insert, encode_json
 
 _FIELDS = (
     "id", "created_at", "kind", "message_id", "entry_id", "stage", "rule", "sender", "recipient", "summary", "reply",
-    "decisions", "client_address", "client_key", "organization_id", "actor", "trace_id",
+    "decisions", "client_address", "client_key", "organization_id", "actor", "trace_id", "led_to",
 )  # fmt: skip
 MAX_TEXT = 4000
 _MAPPED = 0xFFFF << 32  # ::ffff:0:0/96
@@ -30,6 +30,7 @@ class NewEvent:
     """An event not yet written; `kind` is one of `Event.Kind`.
 
     `stage` and `rule` may be left to the decision that stopped the message. `organization_id`: whom a refusal concerns.
+    `led_to`: the message that carries on what this one ends.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class NewEvent:
     rule: str = ""
     sender: str = ""
     organization_id: int | None = None
+    led_to: str = ""
 
 
 def record(events: Iterable[NewEvent]) -> None:
@@ -84,6 +86,7 @@ def _rows(events: Iterable[NewEvent]) -> list[tuple[Any, ...]]:
                 event.organization_id,
                 event.actor and clean_text(event.actor, 254),
                 event.trace_id,
+                event.led_to,
             )
         )
     return rows

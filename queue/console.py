@@ -79,6 +79,8 @@ def message(one: Message, found: Sequence[Entry], steps: Sequence[TimelineItem],
         lines.append(f"  {step.at:%Y-%m-%d %H:%M:%S}  {step.title}: {plain(step.words)}")
         if step.reply:
             lines.append(f"  {'':19}  {plain(step.reply)}")
+        if step.forwarded_as not in step.words:
+            lines.append(f"  {'':19}  carried on as message {step.forwarded_as}")
     return "\n".join(lines)
 
 

@@ -19,8 +19,11 @@ MAX_FORWARDED_OCTETS = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Mail that takes the place of a recipient that is an alias; its content is read when it is handed in."""
+    """Mail that takes the place of a recipient that is an alias, by the id that it gets; its content is read when it is
+    handed in.
+    """
 
+    message_id: str
     envelope: Envelope
     origin: Origin
     top: bytes  # trace field put above the content

@@ -183,6 +183,7 @@ def _submission(parcel: Parcel, forward: Forward) -> receiver.Submission:
         envelope=forward.envelope,
         origin=replace(forward.origin, is_test=report.is_test(parcel)),
         content=forward.top + content.read(parcel.message_id),
+        message_id=forward.message_id,
     )
 
 

@@ -131,6 +131,7 @@ def event_of(item: Settled, worker: str) -> events.NewEvent:
     hop = f" by {outcome.next_hop}" if outcome.next_hop else ""
     passed_on = notices.passed_on(parcel, outcome)
     read_as = item.returned.told if item.returned is not None else ""
+    led_to = ""
     match step.end:
         case End.BOUNCED if item.result.hit is not None:
             kind, summary = Event.Kind.SUPPRESSED, outcome.reply
@@ -141,7 +142,8 @@ def event_of(item: Settled, worker: str) -> events.NewEvent:
         case End.BOUNCED if not item.result.is_attempt:
             kind, summary = Event.Kind.BOUNCED, f"{parcel.recipient}: given up without another attempt; {step.reason}."
         case End.DELIVERED if item.result.forward is not None:
-            kind, summary = Event.Kind.FORWARDED, f"{outcome.reply}{read_as}"
+            kind, summary = Event.Kind.FORWARDED, f"{outcome.reply}{read_as}."
+            led_to = item.result.forward.message_id
         case End.DELIVERED if outcome.transport == "sandbox":
             kind, summary = Event.Kind.CAPTURED, f"For {parcel.recipient}: {outcome.reply}."
         case End.DELIVERED:
@@ -169,4 +171,5 @@ def event_of(item: Settled, worker: str) -> events.NewEvent:
         actor=worker,
         trace_id=parcel.trace_id,
         created_at=item.result.ended_at,
+        led_to=led_to,
     )

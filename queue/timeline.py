@@ -59,6 +59,7 @@ _WAYS = {"local": "Locally", "smtp": "By SMTP", "odmr": "By ODMR", SANDBOX: "By 
 class TimelineItem:
     """One step. `words` is a sentence, `detail` where an attempt went and how, `reply` what the other side said;
     `recipient` is empty for the message as a whole. `is_simulated`: the sandbox's clock said so, ahead of real time.
+    `forwarded_as`: the message that carries it on, of a forward.
     """
 
     at: dt.datetime
@@ -70,6 +71,7 @@ class TimelineItem:
     reply: str = ""
     decisions: Sequence[Mapping[str, str]] = field(default=())
     is_simulated: bool = False
+    forwarded_as: str = ""
 
 
 def timeline(message_id: str) -> list[TimelineItem]:
@@ -111,10 +113,17 @@ def of_event(event: Event, attempt: Attempt | None = None) -> TimelineItem:
         tone=_EVENT_TONES.get(event.kind, Tone.INFO),
         recipient=event.recipient,
         detail="" if attempt is None else _how(attempt),
-        reply="" if event.reply in event.summary else event.reply,
+        reply="" if _is_repeated(event) else event.reply,
         decisions=event.decisions,
         is_simulated=is_ahead(event.created_at, event.pk),
+        forwarded_as=event.led_to,
     )
+
+
+def _is_repeated(event: Event) -> bool:
+    """Whether the words say all that the reply does; of a forward both are ours, behind the code."""
+    words = event.reply.partition(" ")[2] if event.kind == Event.Kind.FORWARDED else event.reply
+    return words in event.summary
 
 
 def of_attempt(attempt: Attempt) -> TimelineItem:

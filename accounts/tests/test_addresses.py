@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries
 
 from accounts import addresses
-from accounts.addresses import Found
+from accounts.addresses import Found, Way
 from accounts.models import Alias, Domain, Organization, User
 from accounts.names import parse_address
 
@@ -53,6 +54,21 @@ def test_the_catch_all_takes_what_nothing_else_takes(domain: Domain) -> None:
     assert addresses.resolve(parse_address("whoever@example.com")).targets == ("alice@example.com",)
     assert found("alice@example.com") is Found.MAILBOX
     assert addresses.resolve(parse_address("sales@example.com")).targets == ("alice@example.com", "b@foreign.example")
+
+
+def test_an_alias_a_catch_all_and_a_postmaster_are_told_apart(domain: Domain) -> None:
+    def way(text: str) -> Way:
+        return addresses.resolve(parse_address(text)).way
+
+    assert way("sales@example.com") is Way.ALIAS
+    assert way("postmaster@example.com") is way(f"postmaster@{settings.SMTP_HOSTNAME}") is Way.POSTMASTER
+    Alias.objects.create(domain=domain, local_part="*", targets=["b@foreign.example"])
+    assert way("whoever@example.com") is Way.CATCH_ALL
+    assert way("postmaster@example.com") is Way.POSTMASTER
+    User.objects.update(is_active=False)
+    assert way("postmaster@example.com") is Way.CATCH_ALL
+    Alias.objects.create(domain=domain, local_part="postmaster", targets=["b@foreign.example"])
+    assert way("postmaster@example.com") is Way.ALIAS
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ class Event(models.Model):
     )
     actor = models.CharField(max_length=254, blank=True, help_text="Who asked for it: user, key, worker.")
     trace_id = models.CharField(max_length=32, blank=True)
+    led_to = models.CharField(max_length=30, blank=True, help_text="The message that carries it on, of a forward.")
 
     class Meta:
         ordering = ["-id"]

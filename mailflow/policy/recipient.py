@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from accounts.addresses import Found, Resolution
+from accounts.addresses import Found, Resolution, Way
 from accounts.models.alias import Alias
 from accounts.names import Address, InvalidName, parse_address
 from mailflow.mailboxes import QuotaVerdict, quota_verdict
@@ -58,7 +58,7 @@ def _judged(
         case Found.FOREIGN:
             return _check_foreign(address, shown, may_relay=may_relay, auth_possible=auth_possible)
         case Found.ALIAS:
-            return _check_alias(shown, resolution, is_smtputf8=is_smtputf8)
+            return _check_alias(address, shown, resolution, is_smtputf8=is_smtputf8)
         case Found.RETURN_PATH:
             reason = "a return path that was made here for mail that went out"
             return Decision(_STAGE, "return_path", Verdict.ACCEPT, reason, shown)
@@ -85,18 +85,24 @@ def _judged(
             return Decision(_STAGE, "unknown_user", Verdict.REJECT, reason, shown, reply)
 
 
-def _check_alias(shown: str, resolution: Resolution, *, is_smtputf8: bool) -> Decision:
+def _check_alias(address: Address, shown: str, resolution: Resolution, *, is_smtputf8: bool) -> Decision:
     """RFC 6531 §3.7.4.1: where the target must not be named, the 251 becomes a 250 and the 551 a 550."""
     target = _disclosed_target(resolution, is_smtputf8=is_smtputf8)
+    rule = resolution.way.value
+    what = {
+        Way.ALIAS: "an alias of ours",
+        Way.CATCH_ALL: f"neither a mailbox nor an alias, but {address.domain} has a catch-all",
+        Way.POSTMASTER: "a postmaster without mailbox or alias, whose mail an administrator reads",
+    }[resolution.way]
     if resolution.announcement == Alias.Announcement.MOVED:
         reply = Reply(550, "1.6", f"{shown} has moved")
         if target:
             reply = Reply(551, "1.6", f"User not local; please try <{target}>")
-        return Decision(_STAGE, "alias.moved", Verdict.REJECT, "an alias of ours that says moved", shown, reply)
+        return Decision(_STAGE, f"{rule}.moved", Verdict.REJECT, f"{what} that says moved", shown, reply)
     if resolution.announcement == Alias.Announcement.TOLD and target:
         told = Reply(251, "1.5", f"User not local; will forward to <{target}>")
-        return Decision(_STAGE, "alias.told", Verdict.ACCEPT, "an alias of ours that tells where it leads", shown, told)
-    return Decision(_STAGE, "alias", Verdict.ACCEPT, "an alias of ours", shown)
+        return Decision(_STAGE, f"{rule}.told", Verdict.ACCEPT, f"{what} that tells where it leads", shown, told)
+    return Decision(_STAGE, rule, Verdict.ACCEPT, what, shown)
 
 
 def _disclosed_target(resolution: Resolution, *, is_smtputf8: bool) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from accounts.addresses import FOREIGN, Found, Resolution
+from accounts.addresses import FOREIGN, Found, Resolution, Way
 from accounts.names import parse_address
 from mailflow.policy.decision import Decision, Verdict
 from mailflow.policy.recipient import check_recipient, check_room
@@ -67,6 +67,21 @@ def test_a_recipient_that_is_not_taken_hears_why(resolution: Resolution, rule: s
 def test_a_recipient_that_is_taken_gets_the_listeners_own_reply(resolution: Resolution, rule: str) -> None:
     decision = check(resolution)
     assert (decision.verdict, decision.rule, decision.reply) == (Verdict.ACCEPT, rule, None)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "rule", "reason"),
+    [
+        (ALIAS, "alias", "an alias of ours"),
+        (MOVED, "alias.moved", "an alias of ours that says moved"),
+        (replace(ALIAS, way=Way.CATCH_ALL), "catch_all", "but example.com has a catch-all"),
+        (replace(TOLD, way=Way.CATCH_ALL), "catch_all.told", "has a catch-all that tells where it leads"),
+        (replace(ALIAS, way=Way.POSTMASTER), "postmaster", "whose mail an administrator reads"),
+    ],
+)
+def test_the_reason_says_what_takes_it(resolution: Resolution, rule: str, reason: str) -> None:
+    decision = check(resolution)
+    assert decision.rule == rule and decision.reason.endswith(reason)
 
 
 def test_an_alias_that_tells_is_taken_with_a_reply_of_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Collection
 from typing import Any, cast
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -78,6 +79,10 @@ class TimelineStep(serializers.Serializer[Any]):
     reply = serializers.CharField()
     decisions = serializers.ListField(child=serializers.DictField(child=serializers.CharField()))
     is_simulated = serializers.BooleanField(help_text="The sandbox's clock said so, ahead of real time.")
+    forwarded_as = serializers.CharField(
+        allow_null=True,
+        help_text="The message that carries it on, of a forward, where you may see that one.",
+    )
 
 
 class Timeline(serializers.Serializer[Any]):
@@ -130,7 +135,9 @@ class MessageTimelineView(APIView):
         message = visible_message(user, message_id)
         share = recipients_shown(user, [message]).get(message.pk)
         # Whoever merely received it sees own steps only: the others name the other recipients.
-        steps = [_step(item) for item in timeline(message.pk) if share is None or item.recipient in share]
+        items = [item for item in timeline(message.pk) if share is None or item.recipient in share]
+        seen = _seen(user, {item.forwarded_as for item in items if item.forwarded_as})
+        steps = [_step(item, seen) for item in items]
         return Response({"message_id": message.pk, "items": steps, "total": len(steps)})
 
 
@@ -151,7 +158,12 @@ class MessageRawView(DownloadView):
         return HttpResponse(octets, content_type="message/rfc822", headers=headers)
 
 
-def _step(item: TimelineItem) -> dict[str, Any]:
+def _seen(user: User, message_ids: Collection[str]) -> Collection[str]:
+    """Return those that the caller may see: where a forward goes on is for those alone whose alias it was."""
+    return set(visible_messages(user).filter(pk__in=message_ids).values_list("pk", flat=True)) if message_ids else ()
+
+
+def _step(item: TimelineItem, seen: Collection[str]) -> dict[str, Any]:
     return {
         "at": item.at,
         "title": item.title,
@@ -161,6 +173,7 @@ def _step(item: TimelineItem) -> dict[str, Any]:
         "reply": item.reply,
         "decisions": item.decisions,
         "is_simulated": item.is_simulated,
+        "forwarded_as": item.forwarded_as if item.forwarded_as in seen else None,
     }
 
 

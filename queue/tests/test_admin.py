@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 import pytest
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client
@@ -50,6 +51,12 @@ def _page(browser: Client, message: Message) -> str:
     answer = browser.get(reverse("admin:mailflow_message_change", args=[message.pk]))
     assert answer.status_code == 200
     return answer.content.decode()
+
+
+def test_a_forward_leads_to_the_message_that_carries_it_on(browser: Client, message: Message, accept: Accept) -> None:
+    other = Entry.objects.get(pk=accept("c@x.example")[0]).message_id
+    events.record([events.NewEvent("forwarded", "It goes on.", message_id=message.pk, led_to=other)])
+    assert f'href="{reverse("admin:mailflow_message_change", args=[quote(other)])}"' in _page(browser, message)
 
 
 @pytest.mark.parametrize("model", CHANGELISTS)

@@ -6,18 +6,20 @@ from collections.abc import Callable
 
 import pytest
 from django.utils import timezone
+from rest_framework.test import APIClient
 
 from accounts.addresses import resolve
-from accounts.models import Alias, Domain, User
+from accounts.models import Alias, Domain, Organization, User
 from accounts.models.alias import CATCH_ALL
 from accounts.names import parse_address
 from mailflow import content
-from mailflow.models import FiledMessage, Message
+from mailflow.models import Event, FiledMessage, Message
 from mailflow.policy.recipient import check_recipient
 from mailflow.storage import registry
 from mailflow.storage.base import Copy
 from queue.models import Attempt, Entry
 from queue.tests.conftest import running_engine, wait_until
+from queue.timeline import timeline
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Accept = Callable[..., list[int]]
@@ -110,6 +112,55 @@ def test_what_comes_by_an_alias_ends_by_the_same_rules(bob: User, accept: Accept
         engine.ring(accept("sales@example.com", sender="s@x.example"))
         wait_until(lambda: Entry.objects.filter(recipient="bob@example.com", status="retry").exists())
     assert Attempt.objects.get(entry__recipient="bob@example.com").enhanced_code == "4.2.1"
+
+
+@pytest.mark.parametrize(
+    ("recipient", "words"),
+    [
+        ("sales@example.com", "sales@example.com is an alias: its mail goes on to bob@example.com, x@y.example"),
+        ("anna@example.com", "anna@example.com is taken by the catch-all of example.com: its mail goes on to"),
+        (
+            "postmaster@example.com",
+            "postmaster@example.com has neither mailbox nor alias and is read by an administrator: its mail goes on to"
+            " alice@example.com",
+        ),
+    ],
+)
+def test_a_forward_says_why_where_to_and_as_what(bob: User, accept: Accept, recipient: str, words: str) -> None:
+    alias("sales", "bob@example.com", "x@y.example")
+    alias(CATCH_ALL, "bob@example.com")
+    attempt = attempt_of(accept(recipient, sender="s@x.example"))
+    event = Event.objects.get(kind="forwarded", entry_id=attempt.entry_id)
+    assert event.led_to == Message.objects.get(source="forward").pk
+    assert event.summary == f"{attempt.reply}."
+    assert attempt.reply.startswith(words) and attempt.reply.endswith(f" as message {event.led_to}")
+    (step,) = [step for step in timeline(event.message_id) if step.title == "Forwarded"]
+    assert (step.words, step.reply, step.forwarded_as) == (event.summary, "", event.led_to)
+
+
+def test_many_targets_are_counted_and_not_all_named(alice: User, accept: Accept) -> None:
+    alias("all", *(f"{number}@y.example" for number in range(7)))
+    reply = attempt_of(accept("all@example.com", sender="s@x.example")).reply
+    assert "goes on to 0@y.example, 1@y.example, 2@y.example, 3@y.example, 4@y.example and 2 more as message" in reply
+
+
+def test_where_the_alias_of_another_organization_leads_is_not_said(alice: User, accept: Accept) -> None:
+    alias("sales", "secret@y.example")
+    ids = accept("sales@example.com", sender="s@x.example")
+    other = Organization.objects.create(name="Other")
+    carl = User.objects.create_user("carl", "carl@x.example", "x", organization=other, is_organization_admin=True)
+    Message.objects.update(organization_id=other.pk, user_id=carl.pk)
+    attempt = attempt_of(ids)
+    event = Event.objects.get(kind="forwarded")
+    assert (attempt.next_hop, attempt.reply) == ("", "Mail for sales@example.com is forwarded")
+    client = APIClient()
+    client.force_authenticate(carl)
+    answer = client.get(f"/api/v1/messages/{event.message_id}/timeline")
+    assert event.led_to and event.led_to not in answer.content.decode() and "secret" not in answer.content.decode()
+    assert [step["forwarded_as"] for step in answer.json()["items"]] == [None] * len(answer.json()["items"])
+    client.force_authenticate(User.objects.create_superuser("root", "root@example.com", "x"))
+    answer = client.get(f"/api/v1/messages/{event.message_id}/timeline")
+    assert event.led_to in [step["forwarded_as"] for step in answer.json()["items"]]
 
 
 @pytest.mark.parametrize("used", [(1 << 20) + 1, 1 << 30])

@@ -21,9 +21,10 @@ import structlog
 from django.conf import settings
 from django.utils import timezone
 
-from accounts.addresses import Found, Resolution
+from accounts.addresses import Found, Resolution, Way
 from accounts.names import Address, InvalidName, parse_address
 from mailflow.errors import Unavailable
+from mailflow.ids import new_message_id
 from mailflow.mailboxes import INBOX, NewFiling
 from mailflow.message.headers import header_section_end
 from mailflow.message.trace import return_path_line
@@ -43,6 +44,7 @@ from queue.transports.sandbox import NOT_FILED
 logger = structlog.get_logger(__name__)
 
 TRANSPORT = "local"
+MAX_NAMED = 5  # targets in the words of one step
 
 
 def deliver(parcels: list[tuple[Parcel, Resolution]], contents: Mapping[str, bytes]) -> list[Result]:
@@ -134,6 +136,7 @@ def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Ou
     except InvalidName as error:
         return failed(f"The alias cannot be followed: {error}.", transport=TRANSPORT, enhanced_code="5.1.3"), None
     forward = Forward(
+        message_id=new_message_id(),
         envelope=Envelope(
             reverse_path,
             targets,
@@ -155,8 +158,27 @@ def _forward(parcel: Parcel, resolution: Resolution, content: bytes) -> tuple[Ou
     # A sender of another organization reads this attempt: where the alias leads is its owner's to know.
     is_private = parcel.organization_id not in (None, resolution.organization_id)
     hop = "" if is_private else ", ".join(resolution.targets)[:300]
-    words = f"{parcel.recipient} is an alias, its mail is forwarded"
+    words = f"Mail for {parcel.recipient} is forwarded"
+    if not is_private:
+        words = (
+            f"{_said_of(parcel, resolution)}: its mail goes on to {_named(resolution)} as message {forward.message_id}"
+        )
     return Outcome(Kind.DELIVERED, words, TRANSPORT, 250, "2.0.0", next_hop=hop), forward
+
+
+def _said_of(parcel: Parcel, resolution: Resolution) -> str:
+    match resolution.way:
+        case Way.ALIAS:
+            return f"{parcel.recipient} is an alias"
+        case Way.CATCH_ALL:
+            return f"{parcel.recipient} is taken by the catch-all of {parcel.domain}"
+        case Way.POSTMASTER:
+            return f"{parcel.recipient} has neither mailbox nor alias and is read by an administrator"
+
+
+def _named(resolution: Resolution) -> str:
+    more = len(resolution.targets) - MAX_NAMED
+    return f"{', '.join(resolution.targets[:MAX_NAMED])}{f' and {more} more' if more > 0 else ''}"
 
 
 def _deliver_by(parcel: Parcel, now: dt.datetime) -> DeliverBy | None:
