@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Case, CharField, Value, When
 
@@ -95,17 +96,21 @@ def retry(order: Order, locked: Locked, left: Counter[str], now: dt.datetime) ->
 def reroute(order: Order, locked: Locked, left: Counter[str], now: dt.datetime) -> Done:
     """Also what a worker has: its next attempt goes the other way, and what waits in it for its turn comes back.
 
-    A pause of the destination was learned on the old way, and is lifted.
+    What must not leave this machine is left alone: no way leads out of the sandbox. A pause of the destination was
+    learned on the old way, and is lifted.
     """
     entries = sorted([*locked.free, *locked.leased], key=lambda entry: entry.pk)
-    changed = [entry for entry in entries if entry.route != order.route]
-    left[Left.UNCHANGED] += len(entries) - len(changed)
+    leaving = [] if settings.DELIVERY_MODE == "sandbox" else [entry for entry in entries if not entry.is_sandbox]
+    changed = [entry for entry in leaving if entry.route != order.route]
+    left[Left.SANDBOX] += len(entries) - len(leaving)
+    left[Left.UNCHANGED] += len(leaving) - len(changed)
     Entry.objects.filter(pk__in=ids_of(changed)).update(route=order.route)
     way = f"to {order.route}" if order.route else "by the rules again"
     lifted = lift(order, changed, now)
     words = f"Goes {way} from the next attempt on, {order.by}."
     record_lifted(changed, lifted, Event.Kind.CHANGED, words, order.actor)
-    _ask_back([entry for entry in locked.leased if entry.route != order.route])
+    leased = {entry.pk for entry in locked.leased}
+    _ask_back([entry for entry in changed if entry.pk in leased])
     due = [entry for entry in changed if entry.domain in lifted and _is_due(entry, now)]
     return len(changed), ids_of(due)
 

@@ -18,6 +18,7 @@ class Left(enum.StrEnum):
     UNCHANGED = "unchanged"
     SCHEDULED = "scheduled"
     EXPIRES_FIRST = "expires_first"
+    SANDBOX = "sandbox"
 
 
 LEFT_WORDS = {
@@ -31,4 +32,5 @@ LEFT_WORDS = {
     Left.UNCHANGED: "already as asked for",
     Left.SCHEDULED: "scheduled by the sender for later",
     Left.EXPIRES_FIRST: "expiring before that time",
+    Left.SANDBOX: "of the sandbox, whose mail goes to the simulated internet whatever the route",
 }

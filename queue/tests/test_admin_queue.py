@@ -45,7 +45,8 @@ def browser(client: Client, db: None) -> Client:
 
 
 @pytest.fixture
-def message(accept: Accept) -> Message:
+def message(accept: Accept, settings: Any) -> Message:
+    settings.DELIVERY_MODE = "live"  # another way is for nothing of the sandbox
     accept("anna@x.example", "bob@y.example")
     return Message.objects.get()
 

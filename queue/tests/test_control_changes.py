@@ -166,7 +166,10 @@ def test_a_retry_at_a_time_wakes_before_it_where_the_sender_is_to_hear_of_the_de
     assert entry.next_attempt_at == entry.created_at + 4 * HOUR
 
 
-def test_a_route_is_set_also_for_what_a_worker_has_and_taken_back_by_an_empty_one(accept: Accept) -> None:
+def test_a_route_is_set_also_for_what_a_worker_has_and_taken_back_by_an_empty_one(
+    accept: Accept, settings: Any
+) -> None:
+    settings.DELIVERY_MODE = "live"
     free, busy = accept("a@x.example", "b@x.example")
     leased(busy)
     assert carry_out(Action.REROUTE, route="relay.example.com:2525").done == 2
@@ -178,6 +181,20 @@ def test_a_route_is_set_also_for_what_a_worker_has_and_taken_back_by_an_empty_on
         "Goes to relay.example.com:2525 from the next attempt on, by root.",
         "Goes by the rules again from the next attempt on, by root.",
     ]
+
+
+@pytest.mark.parametrize("mode", ["live", "sandbox"])
+def test_no_route_leads_out_of_the_sandbox(accept: Accept, settings: Any, mode: str) -> None:
+    settings.DELIVERY_MODE = "live"
+    test, other, busy = accept("a@sim.test", is_test=True) + accept("b@x.example", "c@sim.test")
+    leased(busy)
+    settings.DELIVERY_MODE = mode
+    tally = carry_out(Action.REROUTE, route="relay.example.com")
+    simulated = [test] if mode == "live" else [test, other, busy]
+    assert (tally.done, dict(tally.left)) == (3 - len(simulated), {"sandbox": len(simulated)})
+    assert tally.words.endswith("of the sandbox, whose mail goes to the simulated internet whatever the route)")
+    assert not Entry.objects.filter(pk__in=simulated).exclude(route="").exists()
+    assert not Event.objects.filter(kind="changed", entry_id__in=simulated).exists()
 
 
 def test_an_earlier_expiry_pulls_the_last_attempt_forward(accept: Accept) -> None:

@@ -302,7 +302,10 @@ def test_a_supply_takes_each_entry_once_in_order_and_looks_again_for_new_ones(do
     assert [parcel.entry_id for parcel in supply.take(2)] == [late]
 
 
-def test_what_a_person_put_on_hold_or_gave_another_way_is_not_fetched(domain: Domain, accept: Accept) -> None:
+def test_what_a_person_put_on_hold_or_gave_another_way_is_not_fetched(
+    domain: Domain, accept: Accept, settings: Any
+) -> None:
+    settings.DELIVERY_MODE = "live"
     held, rerouted, other = set_aside(accept, f"held@{DOMAIN}", f"rerouted@{DOMAIN}", TO)
     control.carry_out(Order(Action.HOLD, "root"), Entry.objects.filter(pk=held))
     control.carry_out(Order(Action.REROUTE, "root", route="127.0.0.1:26"), Entry.objects.filter(pk=rerouted))

@@ -36,7 +36,8 @@ def run_json(*arguments: str) -> Any:
 
 
 @pytest.fixture
-def mail(db: None) -> Message:
+def mail(db: None, settings: Any) -> Message:
+    settings.DELIVERY_MODE = "live"  # another way is for nothing of the sandbox
     accepted("c@y.example", subject="Third")
     return accepted("a@x.example", "b@x.example", sender="bob@other.example", subject="First")
 
@@ -118,6 +119,13 @@ def test_each_action_acts_on_the_messages_that_are_named(
 ) -> None:
     assert run(*arguments, mail.pk, "--yes").endswith("2 done.\n")
     assert set(Event.objects.filter(**changed).values_list("message_id", flat=True)) == {mail.pk}
+
+
+def test_another_way_for_mail_of_the_sandbox_is_left_alone_and_said_to_be(mail: Message, settings: Any) -> None:
+    settings.DELIVERY_MODE = "sandbox"
+    assert run("reroute", "--to", "relay.example.com", mail.pk, "--yes").endswith(
+        "0 done, 2 left alone (2 of the sandbox, whose mail goes to the simulated internet whatever the route).\n"
+    )
 
 
 def test_a_dry_run_does_nothing(mail: Message) -> None:
