@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from django.db.models import Max
+from django.utils import timezone
 
 from mailflow import content
 from mailflow.events import clean_text
@@ -42,7 +43,8 @@ def fail(order: Order, locked: Locked, left: Counter[str], now: dt.datetime) -> 
         return len(locked.free), []
     end(locked.free, Entry.Status.BOUNCED, words, now)
     record(locked.free, Event.Kind.BOUNCED, words, order.actor)
-    return len(locked.free), _report(order, locked.free, now)
+    # The report's event is dated behind those of what it tells of, which were written just now.
+    return len(locked.free), _report(order, locked.free, timezone.now())
 
 
 def end(entries: Sequence[Entry], status: Entry.Status, words: str, now: dt.datetime) -> None:

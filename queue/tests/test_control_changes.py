@@ -19,6 +19,7 @@ from queue.models import Destination, Entry
 from queue.outcome import Kind, Outcome, deferred
 from queue.results import Result
 from queue.settle import settle
+from queue.timeline import timeline
 from queue.waiting import waiting_for
 
 Accept = Callable[..., list[int]]
@@ -240,6 +241,7 @@ def test_a_failure_is_a_bounce_with_a_report_that_gives_the_reason_and_not_the_n
     assert b"root" not in octets
     assert Event.objects.filter(kind="bounced", actor="root").count() == 2
     assert Event.objects.filter(kind="dsn_sent", message_id=message.pk).count() == 1
+    assert [step.title for step in timeline(message.pk)] == ["Accepted", "Bounced", "Bounced", "DSN sent"]
 
 
 def test_a_failure_without_a_report_tells_nobody(accept: Accept) -> None:
