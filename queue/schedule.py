@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 
 from queue.outcome import Kind, Outcome
 
+EXPIRY_SET = "queue.expiry_set"  # the rules of the events that change an entry's end: by a person, and with its time
+RESCHEDULED = "queue.rescheduled"
 JITTER = 0.2  # each delay is stretched by up to a fifth, so that an outage's mail does not come back all at once
 
 
@@ -48,7 +50,8 @@ class Step:
     """`next_attempt_at` only where it goes on and is not on hold: when the entry is looked at next.
 
     `retry_at` is the time of its next attempt, where that comes later. `reason` says in words why a deferred entry
-    ended, or when it goes on. `is_expired`: the time allowed ended it. `tells_delay`: its sender is to hear of it now.
+    ended, or when it goes on. `is_expired`: the time allowed ended it, `is_too_old`: and that was not its sender's.
+    `tells_delay`: its sender is to hear of it now.
     """
 
     end: End
@@ -56,6 +59,7 @@ class Step:
     reason: str
     retry_at: dt.datetime | None = None
     is_expired: bool = False
+    is_too_old: bool = False
     tells_delay: bool = False
 
 
@@ -112,8 +116,8 @@ def next_step(
         return Step(End.BOUNCED, None, f"all {max_attempts} attempts are used up")
     at = now + next_delay(delays, attempts, fraction)
     if at > terms.expires_at:
-        reason = f"the next attempt would come after {terms.expires_at:%Y-%m-%d %H:%M} UTC, its last hour"
-        return Step(End.BOUNCED, None, reason, is_expired=True)
+        reason = f"the next attempt would come after {_its_end(terms)}"
+        return Step(End.BOUNCED, None, reason, is_expired=True, is_too_old=True)
     return _wait(at, f"attempt {attempts + 1} of {max_attempts} follows at {_spoken(at, now)}", now, terms)
 
 
@@ -122,8 +126,8 @@ def woken(*, retry_at: dt.datetime | None, attempts: int, max_attempts: int, now
     if terms.is_over(now):
         return _over(terms)
     if terms.expires_at <= now:
-        reason = f"no attempt could be made before {terms.expires_at:%Y-%m-%d %H:%M} UTC, its last hour"
-        return Step(End.BOUNCED, None, reason, is_expired=True)
+        reason = f"no attempt could be made before {_its_end(terms)}"
+        return Step(End.BOUNCED, None, reason, is_expired=True, is_too_old=True)
     at = max(retry_at or now, now)
     return _wait(at, f"attempt {attempts + 1} of {max_attempts} follows at {_spoken(at, now)}", now, terms)
 
@@ -150,8 +154,8 @@ def waits(*, now: dt.datetime, terms: Terms, retry_at: dt.datetime | None = None
     if terms.is_over(now):
         return _over(terms)
     if terms.expires_at <= now:
-        reason = f"its host did not take it before {terms.expires_at:%Y-%m-%d %H:%M} UTC, its last hour"
-        return Step(End.BOUNCED, None, reason, is_expired=True)
+        reason = f"its host did not take it before {_its_end(terms)}"
+        return Step(End.BOUNCED, None, reason, is_expired=True, is_too_old=True)
     if retry_at is not None and now < retry_at < terms.expires_at:
         step = _wait(retry_at, f"an attempt was asked for at {_spoken(retry_at, now)}", now, terms)
         return replace(step, end=End.WAITING)
@@ -175,6 +179,10 @@ def put_off(until: dt.datetime, *, now: dt.datetime, terms: Terms) -> Step:
 def _spoken(at: dt.datetime, now: dt.datetime) -> str:
     """Write a time as people read it: with its day where that is another."""
     return f"{at:%H:%M:%S} UTC" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _its_end(terms: Terms) -> str:
+    return f"the end of its time ({terms.expires_at:%Y-%m-%d %H:%M:%S} UTC)"
 
 
 def _over(terms: Terms) -> Step:

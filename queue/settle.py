@@ -29,8 +29,8 @@ from queue.models import Attempt, Entry
 from queue.outcome import Kind, Outcome, deferred, failed
 from queue.report import Case
 from queue.results import Forward, Result
-from queue.schedule import End
-from queue.settled import OPEN_ENDS, Settled, event_of, is_news, judged, last_reply_of, put_on_hold, status_of
+from queue.schedule import EXPIRY_SET, RESCHEDULED, End
+from queue.settled import OPEN_ENDS, Settled, ended_by, event_of, is_news, judged, last_reply_of, put_on_hold, status_of
 from queue.simulation import clock, feedback
 
 logger = structlog.get_logger(__name__)
@@ -58,6 +58,7 @@ def settle(results: Sequence[Result], *, worker: str) -> list[int]:
         forwarded, new_ids = _forward(_recall(mine))
         now = timezone.now()
         settled = [put_on_hold(item) if item.parcel.entry_id in held else item for item in judged(forwarded, now)]
+        settled = _with_who_set_their_ends(settled)
         with without_waiting():
             _update_entries(settled, now)
             _insert_attempts(settled, worker)
@@ -185,6 +186,22 @@ def _submission(parcel: Parcel, forward: Forward) -> receiver.Submission:
         content=forward.top + content.read(parcel.message_id),
         message_id=forward.message_id,
     )
+
+
+def _with_who_set_their_ends(settled: list[Settled]) -> list[Settled]:
+    """Say of those whose time is over who set that, where a person did; one query, where there are any."""
+    old = {item.parcel.entry_id: item.parcel.message_id for item in settled if item.step.is_too_old}
+    if not old:
+        return settled
+    rows = Event.objects.filter(message_id__in=set(old.values()), entry_id__in=old, rule__in=[EXPIRY_SET, RESCHEDULED])
+    set_by = {
+        entry_id: actor if rule == EXPIRY_SET else ""  # its sender's new time has an end of its own
+        for entry_id, rule, actor in rows.order_by("pk").values_list("entry_id", "rule", "actor")
+    }
+    return [
+        ended_by(item, actor) if (actor := set_by.get(item.parcel.entry_id)) and item.step.is_too_old else item
+        for item in settled
+    ]
 
 
 def _update_entries(settled: Sequence[Settled], now: dt.datetime) -> None:

@@ -58,6 +58,11 @@ def put_on_hold(item: Settled) -> Settled:
     return replace(item, step=replace(item.step, next_attempt_at=None, retry_at=retry_at, reason="it is on hold now"))
 
 
+def ended_by(item: Settled, actor: str) -> Settled:
+    """Say who set the end of its time."""
+    return replace(item, step=replace(item.step, reason=f"{item.step.reason}, which {actor} set"))
+
+
 def _judge(result: Result, now: dt.datetime) -> Settled:
     parcel = result.parcel
     attempts = parcel.attempts + result.is_attempt

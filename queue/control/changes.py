@@ -24,6 +24,7 @@ from queue.control.orders import Order
 from queue.control.pauses import lift, record_lifted
 from queue.control.rows import Locked, ids_of, is_marked, is_scheduled, left_at, record, set_times
 from queue.models import Entry
+from queue.schedule import EXPIRY_SET
 
 Done = tuple[int, list[int]]
 
@@ -150,7 +151,8 @@ def expire(order: Order, locked: Locked, left: Counter[str], now: dt.datetime) -
                 Entry.objects.filter(pk=entry.pk).update(retry_at=ends[entry.pk])
     said = [f"given up at {until:%Y-%m-%d %H:%M:%S} UTC"] if until is not None else []
     said += [f"attempted {order.max_attempts} times at most"] if order.max_attempts is not None else []
-    record(chosen, Event.Kind.CHANGED, f"Will be {' and '.join(said)}, {order.by}.", order.actor)
+    rule = EXPIRY_SET if until is not None else ""
+    record(chosen, Event.Kind.CHANGED, f"Will be {' and '.join(said)}, {order.by}.", order.actor, rule)
     return len(chosen), due
 
 

@@ -99,7 +99,7 @@ def ids_of(entries: Iterable[Entry]) -> list[int]:
     return [entry.pk for entry in entries]
 
 
-def record(entries: Iterable[Entry], kind: Event.Kind, summary: str, actor: str) -> None:
+def record(entries: Iterable[Entry], kind: Event.Kind, summary: str, actor: str, rule: str = "") -> None:
     """Leave each entry its event, in the transaction of the change."""
     events.record(
         events.NewEvent(
@@ -109,6 +109,7 @@ def record(entries: Iterable[Entry], kind: Event.Kind, summary: str, actor: str)
             entry_id=entry.pk,
             recipient=entry.recipient,
             actor=actor,
+            rule=rule,
             trace_id=entry.message.trace_id,
         )
         for entry in entries

@@ -18,6 +18,7 @@ from queue.control.endings import end
 from queue.control.rows import ids_of, lock, record, set_times
 from queue.models import Entry
 from queue.moments import InvalidMoment, parse_moment
+from queue.schedule import RESCHEDULED
 from queue.simulation.clock import REAL_TIME
 
 
@@ -59,7 +60,7 @@ def reschedule(message: Message, at: dt.datetime, *, actor: str, now: dt.datetim
             Entry.objects.filter(pk__in=ids_of(those)).update(scheduled_at=at, expires_at=its + max_age)
             set_times([(one.pk, None, its) if one.held_at is not None else (one.pk, its, None) for one in those])
         words = f"Scheduled for {at:%Y-%m-%d %H:%M:%S} UTC"
-        record(entries, Event.Kind.CHANGED, f"{words} by {actor}.", actor)
+        record(entries, Event.Kind.CHANGED, f"{words} by {actor}.", actor, RESCHEDULED)
         _leave_trail("queue.reschedule", message, len(entries), words, actor, client_address)
         if at <= now:
             transaction.on_commit(

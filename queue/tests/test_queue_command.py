@@ -185,7 +185,7 @@ WRONG = [
     (["retry", "--all", "--at", "2020-01-01"], "--at: A time in the future is needed."),
     (["reroute", "--all", "--to", "no host"], "--to: 'no host' is no host"),
     (["reroute", "--all"], "the following arguments are required: --to"),
-    (["expire", "--all"], "--until: A time, or max_attempts, is needed."),
+    (["expire", "--all"], "--until: A time, or --attempts, is needed."),
     (["expire", "--all", "--attempts", "0"], "--attempts: A whole number from 1 to 1000 is needed."),
     (["show", "msg_nothing"], "There is no message 'msg_nothing'."),
     (["show", "17"], "There is no message '17'."),

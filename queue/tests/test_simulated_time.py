@@ -6,6 +6,7 @@ import datetime as dt
 import io
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,13 +99,36 @@ def test_mail_that_is_deferred_for_ever_comes_back_after_the_last_attempt(alice:
     assert FiledMessage.objects.count() == 2  # both reports reached the sender
 
 
-def test_an_entry_expires_when_its_last_hour_comes_first(alice: User, accept: Accept, settings: Any) -> None:
+def test_an_entry_expires_when_the_end_of_its_time_comes_first(alice: User, accept: Accept, settings: Any) -> None:
     settings.RETRY_SCHEDULE = [2 * DAY]
     settings.QUEUE_MAX_ATTEMPTS = 9
     accept("full@sim.test", sender=None)
     advance(6 * DAY)
     assert len(attempts("full@sim.test")) == 3
-    assert "its last hour" in Event.objects.get(kind="bounced").summary
+    assert re.search(r"would come after the end of its time \(20[-0-9]{8} [:0-9]{8} UTC\)\.", bounced_words())
+
+
+def bounced_words() -> str:
+    return Event.objects.get(kind="bounced").summary
+
+
+def test_an_end_that_a_person_set_is_told_as_that(alice: User, accept: Accept, settings: Any) -> None:
+    settings.RETRY_SCHEDULE = [2 * DAY]
+    accept("full@sim.test", sender=None)
+    until = timezone.now() + DAY
+    control.carry_out(Order(Action.EXPIRE, "root", expires_at=until), Entry.objects.all())
+    advance(3 * DAY)
+    assert f"the end of its time ({until:%Y-%m-%d %H:%M:%S} UTC), which root set." in bounced_words()
+
+
+def test_a_new_time_of_its_sender_has_an_end_of_its_own(alice: User, accept: Accept, settings: Any) -> None:
+    settings.RETRY_SCHEDULE = [9 * DAY]
+    accept("full@sim.test", sender=None)
+    Entry.objects.update(scheduled_at=timezone.now() + DAY, next_attempt_at=timezone.now() + DAY)
+    control.carry_out(Order(Action.EXPIRE, "root", expires_at=timezone.now() + 2 * DAY), Entry.objects.all())
+    control.reschedule(Message.objects.get(), timezone.now() + 3 * DAY, actor="alice", now=timezone.now())
+    advance(9 * DAY)
+    assert "the end of its time" in bounced_words() and "root" not in bounced_words()
 
 
 def test_a_hundred_messages_are_through_in_a_moment(alice: User, accept: Accept) -> None:

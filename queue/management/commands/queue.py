@@ -247,7 +247,12 @@ def _selection(options: Mapping[str, Any], *, needs_one: bool = False) -> Select
 
 
 def _as_options(errors: Mapping[str, str], names: Mapping[str, str]) -> str:
-    return " ".join(f"--{names.get(name, name).replace('_', '-')}: {words}" for name, words in errors.items())
+    """Tell errors by the options' names; a parameter that the words name is an option, too."""
+    options = {name: f"--{names.get(name, name).replace('_', '-')}" for name in {*names, *errors}}
+    told = " ".join(f"{options[name]}: {words}" for name, words in errors.items())
+    for name in [name for name in options if "_" in name]:  # no word of a sentence
+        told = told.replace(name, options[name])
+    return told
 
 
 def _actor() -> str:
