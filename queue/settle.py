@@ -272,7 +272,7 @@ def _learn(settled: Iterable[Settled], now: dt.datetime) -> None:
     ]
     events.record(
         events.NewEvent(
-            kind=Event.Kind.CHANGED.value,
+            kind=Event.Kind.LISTED.value,
             summary=f"{added.told}.",
             rule="suppression.added",
             message_id=added.evidence.message_id,

@@ -43,6 +43,7 @@ _EVENT_TONES: dict[str, Tone] = {
     Event.Kind.SUPPRESSED: Tone.BAD,
     Event.Kind.BOUNCE_RECEIVED: Tone.BAD,
     Event.Kind.COMPLAINT: Tone.BAD,
+    Event.Kind.LISTED: Tone.BAD,
     Event.Kind.HELD: Tone.WAITING,
     Event.Kind.RELEASED: Tone.WAITING,
     Event.Kind.CANCELLED: Tone.BAD,

@@ -43,6 +43,7 @@ EVENT_COLOURS = {
     "complaint": "danger",
     "dsn_sent": "info",
     "dsn_withheld": "info",
+    "listed": "warning",
 }
 
 STAGES = ["connection", "greeting", "auth", "sender", "recipient", "header_from", "content", "turn", "send"]

@@ -40,6 +40,7 @@ class Event(models.Model):
         SUPPRESSED = "suppressed", "Not sent: suppressed"
         BOUNCE_RECEIVED = "bounce_received", "Bounce received"
         COMPLAINT = "complaint", "Complaint received"
+        LISTED = "listed", "Put on the suppression list"
 
     REFUSALS = (Kind.REFUSED, Kind.AUTH_FAILED)
 

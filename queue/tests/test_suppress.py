@@ -47,6 +47,7 @@ def test_a_hosts_final_word_about_a_recipient_is_kept_with_the_bounce(system: Wo
     assert row.expires_at is not None and row.expires_at - row.created_at == dt.timedelta(days=90)
     event = Event.objects.get(rule="suppression.added")
     assert (event.message_id, event.recipient) == (message.pk, BOB)
+    assert (event.kind, event.get_kind_display()) == ("listed", "Put on the suppression list")
     assert event.summary.startswith(f"{BOB} is on the suppression list from now on until ")
     assert f"(row {row.pk}, hard bounce)" in event.summary
 
