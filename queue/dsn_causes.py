@@ -193,7 +193,7 @@ KEPT_BACK = Cause(
     "Your organization's suppression list keeps mail from this address: earlier mail to it came back, its owner did "
     "not want it, or somebody of your organization entered it. No attempt was made.",
     "If the address is right and its owner wants your mail, please ask whoever administers mail in your organization "
-    "to remove it from the list. The number of the row is above.",
+    "to remove it from the list.",
 )
 
 

@@ -330,4 +330,7 @@ def _case(item: Settled, now: dt.datetime) -> Case:
         and parcel.deliver_by_at <= now
     )
     attempted_at = result.ended_at if result.is_attempt else result.attempted_at
-    return Case(parcel, result.outcome, attempted_at, is_expired=item.step.is_expired or is_late)
+    outcome = result.outcome
+    if result.hit is not None:
+        outcome = replace(outcome, reply=f"Not sent: {result.hit.told_to_sender(parcel.recipient)}.")
+    return Case(parcel, outcome, attempted_at, is_expired=item.step.is_expired or is_late)

@@ -36,6 +36,13 @@ Reason = Suppression.Reason
 _WEAKER_FIRST = (
     Reason.SOFT_BOUNCES.value, Reason.HARD_BOUNCE.value, Reason.UNSUBSCRIBE.value, Reason.COMPLAINT.value,
 )  # fmt: skip
+_TOLD = {
+    Reason.HARD_BOUNCE: "since mail to it came back for good",
+    Reason.SOFT_BOUNCES: "since mail to it came back again and again",
+    Reason.COMPLAINT: "since mail to it was reported as unwanted",
+    Reason.UNSUBSCRIBE: "since its owner unsubscribed",
+    Reason.MANUAL: "entered by a person",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,15 @@ class Hit:
         return (
             f"{recipient} is on the suppression list {self.scope} since {self.since:%Y-%m-%d %H:%M} UTC "
             f"(row {self.row_id}, {Reason(self.reason).label.lower()}{source}){words}"
+        )
+
+    def told_to_sender(self, recipient: str) -> str:
+        """Say the same for a report: why and since when, and what a host said; no row, and no note of a person."""
+        is_of_host = self.reason in (Reason.HARD_BOUNCE.value, Reason.SOFT_BOUNCES.value)
+        words = f': "{self.words[:_MAX_WORDS]}"' if is_of_host and self.words else ""
+        return (
+            f"{recipient} is on the suppression list {self.scope} since {self.since:%Y-%m-%d %H:%M} UTC, "
+            f"{_TOLD[Reason(self.reason)]}{words}"
         )
 
 

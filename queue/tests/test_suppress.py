@@ -196,13 +196,25 @@ def test_our_own_reports_and_what_is_only_passed_on_are_not_its_business(system:
 # --- who hears of it --------------------------------------------------------------------------------------------------
 
 
-def test_a_sender_by_smtp_hears_of_it_in_a_failure_report(system: World) -> None:
-    row = keep_back(BOB, system.alice.organization)
+@pytest.mark.parametrize(
+    ("reason", "said", "words"),
+    [
+        ("manual", "asked by phone", "entered by a person"),
+        ("complaint", "A complaint came back (abuse)", "since mail to it was reported as unwanted"),
+        ("hard_bounce", "550 5.1.1 gone", 'since mail to it came back for good: "550 5.1.1 gone"'),
+    ],
+)
+def test_a_sender_by_smtp_hears_of_it_in_a_failure_report(system: World, reason: str, said: str, words: str) -> None:
+    row = keep_back(BOB, system.alice.organization, reason=reason, words=said, source_message_id="msg_1")
     system.send(BOB, source="submission")
     report = Message.objects.get(source="dsn")
     assert report.recipients == ["alice@example.com"]
     text, status, _ = (str(part) for part in email.message_from_bytes(content.read(report.pk)).get_payload())
-    assert f"(row {row.pk}," in " ".join(text.split())
+    since = f"{row.created_at:%Y-%m-%d %H:%M} UTC"
+    told = f"{BOB} is on the suppression list of its sender's organization since {since}, {words}."
+    assert f"Not sent: {told}" in " ".join(text.split())
+    assert str(row.pk) not in text and "msg_1" not in text and str(row.pk) not in status
+    assert str(row.pk) in Event.objects.get(kind="suppressed").summary  # for staff
     assert "Your organization's suppression list keeps mail from this address" in " ".join(text.split())
     assert "Action: failed" in status and "Status: 5.7.1" in status and "Remote-MTA" not in status
 
