@@ -8,7 +8,7 @@ unexpectedly is deferred, never lost: its lease runs out, or its result says so.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -34,7 +34,7 @@ from queue.transports.content import is_tls_optional
 
 logger = structlog.get_logger(__name__)
 T = TypeVar("T")
-# From the destinations of one message to the way to each, or to why there is none; the same object for the same way.
+# From the destinations of one message to the way of the first, or to why there is none, for all of them that share it.
 Router = Callable[[Sequence[Destination]], Awaitable[Mapping[Destination, Route | Outcome]]]
 
 MAX_CLAIMS = 5  # without a word of how it ended; the next worker makes no attempt
@@ -156,31 +156,35 @@ def deliver_ours(group: Sequence[tuple[Parcel, Resolution]]) -> list[Result]:
 
 
 async def deliver_foreign(
-    parcels: Sequence[Parcel], octets: bytes, *, router: Router, signer: Signer, transport: Transport
-) -> AsyncIterator[list[Result]]:
-    """Steps 3 and 4 for one message: find the ways, sign what is ours, and go them, each in a transaction.
+    parcels: Sequence[Parcel],
+    octets: bytes,
+    *,
+    router: Router,
+    signer: Signer,
+    transport: Transport,
+    set_apart: Callable[[Sequence[Parcel]], None] | None = None,
+) -> list[Result]:
+    """Steps 3 and 4 for one message, in one transaction: find the way of the first, sign what is ours, and go it.
 
-    Yields the results of each way as it ends. Mostly there is one: of a domain's recipients, or of all by one relay.
+    Who goes another way is handed to `set_apart` at once, untouched, and has no result here.
     """
     started_at = timezone.now()
     late = [parcel for parcel in parcels if is_only_woken(parcel, started_at)]  # the deadline passed in the lane
-    if late:
-        yield [without_attempt(parcel, started_at) for parcel in late]
-        parcels = [parcel for parcel in parcels if not is_only_woken(parcel, started_at)]
-    if not parcels:
-        return
+    ended = [without_attempt(parcel, started_at) for parcel in late]
+    going = [parcel for parcel in parcels if not is_only_woken(parcel, started_at)] if late else parcels
+    if not going:
+        return ended
     is_optional = is_tls_optional(octets)
-    destinations = [destination_of(parcel, is_tls_optional=is_optional) for parcel in parcels]
-    routes = await router(destinations)
-    ways: dict[int, tuple[Route | Outcome, list[Parcel]]] = {}
-    for parcel, to in zip(parcels, destinations, strict=True):
-        ways.setdefault(id(routes[to]), (routes[to], []))[1].append(parcel)
-    has_way = any(isinstance(route, Route) for route in routes.values())
-    signed = await signer.sign(parcels[0], octets) if has_way else NOT_ASKED
-    for route, group in ways.values():
-        answer = route if isinstance(route, Outcome) else signed.obstacle or route
-        outcomes = await _carry(group, signed.fields + octets, answer, transport)
-        yield [_result(parcel, outcomes[parcel.recipient], started_at, signed.words) for parcel in group]
+    destinations = [destination_of(parcel, is_tls_optional=is_optional) for parcel in going]
+    ways = await router(destinations)
+    route = ways[destinations[0]]
+    others = [parcel for parcel, to in zip(going, destinations, strict=True) if to not in ways]
+    if others and set_apart is not None:
+        set_apart(others)
+    group = [parcel for parcel, to in zip(going, destinations, strict=True) if to in ways]
+    signed = NOT_ASKED if isinstance(route, Outcome) else await signer.sign(group[0], octets)
+    outcomes = await _carry(group, signed.fields + octets, signed.obstacle or route, transport)
+    return ended + [_result(parcel, outcomes[parcel.recipient], started_at, signed.words) for parcel in group]
 
 
 def destination_of(parcel: Parcel, *, is_tls_optional: bool = False) -> Destination:

@@ -443,16 +443,18 @@ class Engine:
             if octets is None:
                 self._ended([delivery.content_missing(parcel, started_at) for parcel in parcels])
                 return
-            async for ended in delivery.deliver_foreign(
-                parcels, octets, router=self._router, signer=self._signer, transport=self._transport
-            ):
-                results += ended
-                self._ended(ended)
+            results = await delivery.deliver_foreign(
+                list(parcels),
+                octets,
+                router=self._router,
+                signer=self._signer,
+                transport=self._transport,
+                set_apart=partial(self._set_apart, parcels),
+            )
+            self._ended(results)
         except Exception as error:
             logger.exception("queue.delivery_failed", message_id=first.message_id, trace_id=first.trace_id)
-            done = {result.parcel.entry_id for result in results}
-            left = [parcel for parcel in parcels if parcel.entry_id not in done]
-            self._ended([delivery.trouble(parcel, started_at, "smtp", error) for parcel in left])
+            self._ended([delivery.trouble(parcel, started_at, "smtp", error) for parcel in parcels])
         finally:
             of_domain = [result for result in results if result.parcel.domain == first.domain and result.is_attempt]
             self._pacer.end(number, [result.outcome for result in of_domain])
@@ -460,6 +462,19 @@ class Engine:
             if self._pacer.others or self._pacer.lanes.is_hungry:
                 self._wake.set()  # perhaps there is room again
             self._fill_lanes()
+
+    def _set_apart(self, begun: list[Parcel], others: Sequence[Parcel]) -> None:
+        """Give back those of a delivery that do not share its way: nothing was said of them yet.
+
+        They are claimed anew and wait for their own turn; what people did to them meanwhile counts.
+        """
+        apart = {parcel.entry_id for parcel in others}
+        begun[:] = [parcel for parcel in begun if parcel.entry_id not in apart]
+        self._spawn(self._claim_anew(others))
+
+    async def _claim_anew(self, parcels: Sequence[Parcel]) -> None:
+        await self._give_back(parcels)
+        self._take_ring([parcel.entry_id for parcel in parcels])
 
     def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(job)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -19,7 +19,7 @@ from queue import routing, smarthosts
 from queue.hops import Destination
 from queue.outcome import Outcome, deferred
 from queue.routing import RoutingPolicy
-from queue.smarthosts import Smarthost, Smarthosts
+from queue.smarthosts import Smarthosts
 from queue.sts_book import StsBook
 from queue.sts_fetch import PolicyFetcher
 from queue.tls_figures import TlsFigures
@@ -64,29 +64,26 @@ class Router:
         self._read_at = 0.0
         self._reading = asyncio.Lock()
 
-    async def __call__(self, destinations: Iterable[Destination]) -> dict[Destination, Route | Outcome]:
-        """Find the ways of one message; destinations that go by the same relay have one answer, the same object."""
-        found: dict[Destination, Route | Outcome] = {}
-        by_relay: dict[Smarthost, Route | Outcome] = {}
+    async def __call__(self, destinations: Sequence[Destination]) -> dict[Destination, Route | Outcome]:
+        """Find the way of the first, for all that share it: who goes by the same relay. The others are left out."""
+        first, sharing = destinations[0], destinations
         try:
             overrides = await self._current_overrides()
-            for to in dict.fromkeys(destinations):
-                relay = routing.relay_of(to, self._policy, overrides)
-                answer = by_relay.get(relay) if relay is not None else None
-                if answer is None:
-                    answer = await routing.resolve_route(
-                        to, self._resolver, self._policy, overrides=overrides, tls_rules=self._rules
-                    )
-                found[to] = answer
-                if relay is not None:
-                    by_relay[relay] = answer
+            relay = routing.relay_of(first, self._policy, overrides)
+            sharing = [
+                to
+                for to in destinations
+                if to == first or (relay is not None and routing.relay_of(to, self._policy, overrides) == relay)
+            ]
+            answer = await routing.resolve_route(
+                first, self._resolver, self._policy, overrides=overrides, tls_rules=self._rules
+            )
         except Error as error:
             # Without them mail might go a way that somebody ruled out.
             logger.error("queue.routes_not_read", cause=f"{type(error).__name__}: {error}")
             words = "the smarthosts and TLS policies cannot be read from the database"
-            trouble = deferred(words, transport=routing.TRANSPORT, enhanced_code="4.3.0")
-            return {to: found.get(to, trouble) for to in destinations}
-        return found
+            answer = deferred(words, transport=routing.TRANSPORT, enhanced_code="4.3.0")
+        return dict.fromkeys(sharing, answer)
 
     async def begin(self) -> None:
         """Read the overrides, so that what comes first is put together by them too."""
@@ -98,7 +95,8 @@ class Router:
     def companions(self, to: Destination) -> Callable[[Destination], bool] | None:
         """Return what tells whether another recipient's mail goes by the same relay; None where it goes by none.
 
-        By what is known now, without asking anybody: who is put together so is asked the way for all the same.
+        By what was read for the last message, without asking anybody: when the way is asked for, who does not share it
+        by now is set apart again.
         """
         overrides = self._overrides
         relay = None if overrides is None else routing.relay_of(to, self._policy, overrides)

@@ -46,7 +46,10 @@ class _View:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A delivery that runs, and counts for the domain of its first parcel; `began` by the steady clock."""
+    """A delivery that runs, and counts for the domain of its first parcel; `began` by the steady clock.
+
+    `parcels` is whoever delivers' own list: who turns out to go another way is taken out of it.
+    """
 
     parcels: Sequence[Parcel]
     since: dt.datetime

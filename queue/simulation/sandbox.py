@@ -74,8 +74,9 @@ class Sandbox:
             octets = first.content or await self._read(first.message_id)
             if octets is None:
                 return [delivery.content_missing(parcel, timezone.now()) for parcel in parcels]
-            ways = delivery.deliver_foreign(parcels, octets, router=_nowhere, signer=self._signer, transport=transport)
-            return [result async for results in ways for result in results]
+            return await delivery.deliver_foreign(
+                parcels, octets, router=_nowhere, signer=self._signer, transport=transport
+            )
 
 
 def groups(parcels: Sequence[Parcel]) -> list[list[Parcel]]:

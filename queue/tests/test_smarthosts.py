@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import pytest
 from django.db import IntegrityError, transaction
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts import sealed, verp
 from accounts.dns.memory import MemoryResolver
@@ -19,10 +20,11 @@ from mailflow.models import Message
 from queue import router, smarthosts
 from queue.hops import Destination
 from queue.models import Attempt, Entry, SmartHost
-from queue.outcome import from_reply
+from queue.outcome import Outcome, from_reply
 from queue.tests.conftest import open_entries, running_engine, wait_until
 from queue.tests.outbound import options
 from queue.tests.peers import Peer
+from queue.transports.base import Job, Route
 from queue.transports.memory import MemoryTransport
 from queue.transports.smtp import SmtpTransport
 
@@ -249,11 +251,89 @@ def test_who_was_put_together_by_what_has_changed_meanwhile_goes_its_own_way(
     settings.RELAY_HOST = "192.0.2.25"
     monkeypatch.setattr(router, "OVERRIDES_HOLD_SECONDS", 0.0)  # they are read anew for each delivery, not to join some
     with running_engine(transport := MemoryTransport(), MemoryResolver()) as engine:
+        wait_until(
+            lambda: cast(router.Router, engine._router)._overrides is not None
+        )  # what its next message is put together by
         SmartHost.objects.create(domain="y.example", host="192.0.2.26")
         engine.ring(accept("a@x.example", "b@y.example", "c@z.example"))
         wait_until(lambda: open_entries() == 0)
     by_host = {route.hops[0].address: sorted(job.recipients) for job, route in transport.jobs}
     assert by_host == {"192.0.2.25": ["a@x.example", "c@z.example"], "192.0.2.26": ["b@y.example"]}
+
+
+class OneHangs(MemoryTransport):
+    """While the gate is cleared, who goes to the given host waits."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self.address = address
+
+    async def deliver(self, job: Job, route: Route) -> Mapping[str, Outcome]:
+        if route.hops[0].address == self.address:
+            return await super().deliver(job, route)
+        self.jobs.append((job, route))
+        return {recipient: self._answer(recipient) for recipient in job.recipients}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_goes_another_way_waits_for_no_host_but_its_own(
+    accept: Accept, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.RELAY_HOST = "192.0.2.25"
+    monkeypatch.setattr(router, "OVERRIDES_HOLD_SECONDS", 0.0)
+    transport = OneHangs("192.0.2.26")
+    transport.gate.clear()
+    with running_engine(transport, MemoryResolver()) as engine:
+        wait_until(
+            lambda: cast(router.Router, engine._router)._overrides is not None
+        )  # what its next message is put together by
+        for domain, host in (("x.example", "192.0.2.26"), ("y.example", "192.0.2.27")):
+            SmartHost.objects.create(domain=domain, host=host)
+        engine.ring(accept("a@x.example", "b@y.example"))
+        try:
+            wait_until(lambda: Entry.objects.filter(recipient="b@y.example", status="delivered").exists(), 5)
+            assert Entry.objects.get(recipient="a@x.example").status == "pending"
+        finally:
+            transport.gate.set()
+        wait_until(lambda: open_entries() == 0 and not engine._loaded_octets and not engine._pacer.begun)
+    assert jobs_of(transport) == [["a@x.example"], ["b@y.example"]]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_is_set_apart_and_was_put_on_hold_meanwhile_is_held(
+    accept: Accept, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.RELAY_HOST = "192.0.2.25"
+    monkeypatch.setattr(router, "OVERRIDES_HOLD_SECONDS", 0.0)
+    load = smarthosts.load
+
+    def hold_and_load() -> smarthosts.Smarthosts:
+        Entry.objects.filter(held_at=None).update(held_at=timezone.now(), hold_reason="root")
+        return load()
+
+    with running_engine(transport := MemoryTransport(), MemoryResolver()) as engine:
+        wait_until(lambda: cast(router.Router, engine._router)._overrides is not None)
+        SmartHost.objects.create(domain="y.example", host="192.0.2.26")
+        monkeypatch.setattr(smarthosts, "load", hold_and_load)
+        engine.ring(accept("a@x.example", "b@y.example"))
+        wait_until(lambda: transport.jobs and not Entry.objects.exclude(lease="").exists())
+    assert len(transport.jobs) == 1  # whose turn it was
+    assert sorted(Entry.objects.values_list("status", "next_attempt_at")) == [("delivered", None), ("pending", None)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_shutdown_amid_a_relays_transaction_gives_all_of_it_back(accept: Accept, settings: Any) -> None:
+    settings.RELAY_HOST = "192.0.2.25"
+    transport = MemoryTransport()
+    transport.gate.clear()
+    with running_engine(transport, MemoryResolver()) as engine:
+        engine.ring(accept("a@x.example", "b@y.example", "c@z.example"))
+        wait_until(lambda: transport.jobs)
+        engine.drain(0.1)
+    transport.gate.set()
+    assert jobs_of(transport) == [["a@x.example", "b@y.example", "c@z.example"]]
+    assert set(Entry.objects.values_list("status", "lease", "attempts")) == {("pending", "", 0)}
+    assert open_entries() == 3
 
 
 @pytest.mark.django_db(transaction=True)
