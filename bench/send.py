@@ -1,4 +1,7 @@
-"""`POST /api/v1/send` of one web process, beside a Django view that only writes one row durably."""
+"""`POST /api/v1/send` of one web process, beside a Django view that only writes one row durably.
+
+Between them stands an API view that does only that, behind the same middleware: what the stack itself costs.
+"""
 
 from __future__ import annotations
 
@@ -56,14 +59,13 @@ def compare(folder: Path, *, rounds: int, count: int, say: Callable[[str], None]
 
 def _targets(children: Children, folder: Path, keep: database.Database) -> list[_Target]:
     ours = system.start(children, folder, keep, name="send", processes=("web",))
-    port = free_port()
-    environment = {**ours.environment, "HTTP_PORT": str(port)}
-    argv = [sys.executable, *WEB[:-1], "bench.one_row_wsgi"]
-    plain = children.start("one row", argv, environment=environment, port=port)
-    return [
-        _Target("one row", port, request("/", port, ours.api_key), [plain.pid, *keep.roots]),
-        _Target("send", ours.port, request("/api/v1/send", ours.port, ours.api_key), ours.roots()),
-    ]
+    peers = []
+    for name, module in (("one row", "bench.one_row_wsgi"), ("one row, by an API view", "bench.one_row_api_wsgi")):
+        port = free_port()
+        argv = [sys.executable, *WEB[:-1], module]
+        peer = children.start(name, argv, environment={**ours.environment, "HTTP_PORT": str(port)}, port=port)
+        peers.append(_Target(name, port, request("/", port, ours.api_key), [peer.pid, *keep.roots]))
+    return [*peers, _Target("send", ours.port, request("/api/v1/send", ours.port, ours.api_key), ours.roots())]
 
 
 def request(path: str, port: int, api_key: str) -> bytes:
