@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  (not bound here: where to reach it)
+_NOT_EPHEMERAL = range(20_000, 32_000)  # Linux takes the ports of outgoing connections from 32768 on
+_TRIES = 20
+_CHANCE = random.SystemRandom()  # two processes that begin alike must not choose alike
 
 
 def is_free(host: str, port: int) -> bool:
@@ -22,7 +27,11 @@ def is_free(host: str, port: int) -> bool:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that was free a moment ago."""
+    """Return a port that was free a moment ago, and that no outgoing connection is given meanwhile, if there is one."""
+    for port in _CHANCE.sample(_NOT_EPHEMERAL, _TRIES):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

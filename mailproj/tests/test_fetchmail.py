@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from mailproj.ports import free_port
 from mailproj.tests.programs import find, why_not
 from mailproj.tests.starting import run
-from mailproj.tests.whole_system import System, database_settings, free_port, plan, wait_until
+from mailproj.tests.whole_system import System, database_settings, plan, wait_until
 from queue.tests.peers import Peer
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from bench import postfix
 from bench.postfix import Postfix
 from bench.processes import Children
-from mailproj.tests.whole_system import free_port
+from mailproj.ports import free_port
 from queue.outcome import Kind, Outcome
 from queue.tests.authority import Issued, self_signed
 from queue.tests.outbound import Run, job, on_both_loops, options

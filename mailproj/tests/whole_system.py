@@ -23,18 +23,13 @@ from typing import Any
 import psycopg
 
 import queue as standard_queue
+from mailproj.ports import free_port
 from mailproj.tests.starting import ROOT, environment
 
 ADMIN = "admin"
 ADMIN_PASSWORD = "tests-own-passphrase"
 KEY = "sk_test_default_key_123"
 START_SECONDS = 90
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from typing import Any
 from accounts.tests.stripe_stand_in import SECRET, StripeStandIn, signature, stripe_stand_in
 from accounts.tests.webhook_receiver import Receiver, receiving
 from accounts.tests.zone import Zone, serving
+from mailproj.ports import free_port
 from mailproj.tests.curl_lines import Answered, curl
 from mailproj.tests.references.example import Example
 from mailproj.tests.starting import run
-from mailproj.tests.whole_system import KEY, System, database_settings, free_port, plan, wait_until
+from mailproj.tests.whole_system import KEY, System, database_settings, plan, wait_until
 
 ADMIN = "admin:password"
 MEMBER_PASSWORD = "MyP@ssw0rd"
