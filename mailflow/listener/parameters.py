@@ -105,7 +105,7 @@ def _declared_octets(value: str, limit: int) -> int:
         raise Refused(Reply(501, "5.4", "SIZE is a number of octets"))
     if int(value) > limit:
         reason = f"{int(value)} octets are declared, the limit is {limit}"
-        reply = Reply(552, "3.4", f"Message is larger than the {limit} octets that are taken here")
+        reply = Reply(552, "3.4", f"Message exceeds maximum size of {limit} octets")
         raise Refused(reply, reason, rule="size.over_limit")
     return int(value)
 

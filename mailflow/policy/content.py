@@ -20,7 +20,7 @@ _LINE_ENDS = Decision("content", "line_ends", Verdict.ACCEPT, "all lines end wit
 
 def check_size(octets: int, limit: int) -> Decision:
     if octets > limit:
-        reply = Reply(552, "3.4", f"Message is larger than the {limit} octets that are taken here")
+        reply = Reply(552, "3.4", f"Message exceeds maximum size of {limit} octets")
         return Decision(
             "content", "size.over_limit", Verdict.REJECT, f"{octets} octets, the limit is {limit}", reply=reply
         )

@@ -40,7 +40,7 @@ def test_chunks_are_one_message(listener: Listener) -> None:
         assert "CHUNKING" in client.ask("EHLO x")
         begin(client)
         client.send(chunk(MAIL[:10]))
-        assert client.reply() == "250 2.0.0 10 octets received"
+        assert client.reply() == "250 2.0.0 Chunk received, 10 octets so far"
         client.send(chunk(MAIL[10:], last=True))
         assert client.reply().startswith("250 2.0.0 OK queued as msg_")
         assert client.ask("NOOP").startswith("250")

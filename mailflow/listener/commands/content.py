@@ -24,7 +24,7 @@ from mailflow.spool.large import SpoolFile
 logger = structlog.get_logger(__name__)
 _standard_logger = logging.getLogger(__name__)  # asked first: to have a line dropped by structlog is not free
 
-START_DATA = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
+START_DATA = Reply(354, "", "Start mail input; end with <CRLF>.<CRLF>")
 NO_MAIL = Reply(503, "5.1", "Send MAIL first")
 BDAT_SYNTAX = Reply(501, "5.4", "Syntax: BDAT number-of-octets [LAST]")
 CHUNKS_BEGUN = Reply(503, "5.1", "BDAT has begun the content, DATA cannot go on with it")
@@ -178,7 +178,7 @@ class _ChunkTaker(_Taker):
             raise _too_large(intake.octets, limit)
         if not self._is_last:
             transaction.until = self.until(intake.octets)
-            reply = Reply(250, "0.0", f"{self._octets} octets received")
+            reply = Reply(250, "0.0", f"Chunk received, {self._octets} octets so far")
             return reply if self._octets >= SMALL_CHUNK_OCTETS else session.idle(reply)
         return _finish(session, transaction, intake)
 
@@ -206,7 +206,7 @@ class _Discarder(_Taker):
 
 
 def _too_large(octets: int, limit: int) -> Refused:
-    reply = Reply(552, "3.4", f"Message is larger than the {limit} octets that are taken here")
+    reply = Reply(552, "3.4", f"Message exceeds maximum size of {limit} octets")
     return Refused(reply, f"{octets} octets, the limit is {limit}", rule="size.over_limit")
 
 
