@@ -194,6 +194,7 @@ class Engine:
         self._ready.set()
         logger.info("queue.engine_started", worker=self.worker)
         await self._take_over()
+        await self._beats.begin()
         settler = asyncio.create_task(self._settler.forever())
         helpers = [
             asyncio.create_task(forever)

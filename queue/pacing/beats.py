@@ -70,14 +70,15 @@ class Beats:
         """Beat at once: something waits for the ledger's word."""
         self._wanted.set()
 
+    async def begin(self) -> None:
+        """Make the worker known before it claims anything: nobody asks one without a row for what it has."""
+        await self._tried()
+
     async def forever(self) -> None:
         interval = min(BEAT_SECONDS, self._lease.total_seconds() / 4)
         while True:
             self._wanted.clear()
-            try:
-                await self._beat()
-            except Exception as error:  # noqa: BLE001  (whatever the database says: the next beat comes)
-                logger.error("queue.beat_failed", cause=f"{type(error).__name__}: {error}")
+            if not await self._tried():
                 await asyncio.sleep(interval / 4)
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval):
@@ -93,6 +94,14 @@ class Beats:
             default_cap=self._pacer.default_cap,
             lease=self._lease,
         )
+
+    async def _tried(self) -> bool:
+        try:
+            await self._beat()
+        except Exception as error:  # noqa: BLE001  (whatever the database says: the next beat comes)
+            logger.error("queue.beat_failed", cause=f"{type(error).__name__}: {error}")
+            return False
+        return True
 
     async def _beat(self) -> None:
         self._look_at_clocks()

@@ -14,7 +14,7 @@ from django.utils import timezone
 from accounts.dns.memory import MemoryResolver
 from accounts.models import TrailEntry, User
 from mailflow.models import Event
-from queue import actions, recall
+from queue import actions, delivery, recall
 from queue.control import Action, Order, mark_of, orders
 from queue.engine import Engine
 from queue.models import Attempt, Destination, Entry, QueueAction, Worker
@@ -34,7 +34,9 @@ LATER = from_reply(451, "4.7.1 come back", transport="smtp")
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     monkeypatch.setattr("queue.pacing.beats.BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(recall, "PATIENCE_SECONDS", 60.0)  # nobody has to be quick to be asked
     settings.DELIVERY_MODE = "live"
+    settings.QUEUE_LEASE_SECONDS = 3600  # nothing comes back by the renewal of leases
     settings.SWEEP_INTERVAL_SECONDS = 0.3
 
 
@@ -128,13 +130,13 @@ def test_a_hold_and_another_route_reach_what_waits_in_a_worker_within_a_beat(
     resolver.hosts["relay.y.example"] = ["198.41.0.5"]
     with one_under_way(accept, resolver, 3) as (engine, transport):
         assert perform(Action.REROUTE, route="relay.y.example").done == 3
-        wait_until(lambda: Worker.objects.filter(recalls_answered__gt=0).exists(), 3)
+        wait_until(lambda: Worker.objects.filter(recalls_answered__gt=0).exists())
         transport.gate.set()
         wait_until(lambda: open_entries() == 0)
     assert [str(route.hops[0].address) for _, route in transport.jobs] == ["198.41.0.4", "198.41.0.5", "198.41.0.5"]
     with one_more(accept, resolver) as engine:
         perform(Action.HOLD)
-        wait_until(lambda: Entry.objects.filter(Entry.IS_HELD, lease="").exists(), 3)
+        wait_until(lambda: Entry.objects.filter(Entry.IS_HELD, lease="").exists())
         assert Entry.objects.filter(lease=engine.worker).count() == 1
 
 
@@ -212,7 +214,27 @@ def test_no_order_but_these_asks_for_what_workers_have() -> None:
     assert orders.Order(Action.RETRY, "root", at=timezone.now()).wants_back
 
 
-def test_what_waits_for_a_simulated_host_is_ended_too(alice: User, accept: Accept, settings: Any) -> None:
+def test_a_worker_can_be_asked_before_it_has_anything(
+    alice: User, accept: Accept, resolver: MemoryResolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[bool] = []
+    claim_due = delivery.claim_due
+
+    def note_and_claim(worker: str, *arguments: Any, **named: Any) -> delivery.Sorted:
+        known.append(Worker.objects.filter(pk=worker).exists())
+        return claim_due(worker, *arguments, **named)
+
+    monkeypatch.setattr(delivery, "claim_due", note_and_claim)
+    accept("a@x.example")
+    with running_engine(MemoryTransport(), resolver):
+        wait_until(lambda: open_entries() == 0)
+    assert all(known)
+
+
+def test_what_waits_for_a_simulated_host_is_ended_too(
+    alice: User, accept: Accept, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("queue.simulation.host.STEP_SECONDS", 60.0)  # whatever is asked for comes before its answer
     settings.DELIVERY_MODE = "sandbox"
     for number in range(SESSIONS + 3):
         accept(f"slow+{number}@sim.test")
