@@ -110,6 +110,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
+        self._has_ended = threading.Event()
 
     # --- called from other threads ------------------------------------------------------------------------------------
 
@@ -131,7 +132,7 @@ class Engine:
         """Claim nothing new, end what runs within `seconds`, give the rest back; returns when all is written down."""
         if self._thread is not None:
             self._call(self._stop, seconds)
-            self._thread.join(seconds + 2)
+            self._has_ended.wait(seconds + 2)
 
     def _configure(self, config: RuntimeConfig) -> None:
         """Take over values that were set; called by the watcher's thread."""
@@ -149,12 +150,20 @@ class Engine:
             self._watcher.start(self._configure, _end_process)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._main())
+                self._end()  # the loop waits for the threads that it lent out, and nobody else has to
         except Exception:
             logger.exception("queue.engine_broke", worker=self.worker)
             _end_process()
         finally:
-            self._watcher.stop()
-            self._ready.set()
+            self._end()
+
+    def _end(self) -> None:
+        """Let go of who waits for the start or the end; twice is no harm."""
+        self._watcher.stop()
+        self._database.shutdown(wait=False)
+        self._files.shutdown(wait=False)
+        self._ready.set()
+        self._has_ended.set()
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -75,10 +75,16 @@ def running_engine(transport: Any = None, resolver: Any = None) -> Iterator[Engi
     try:
         yield engine
     finally:
-        engine.drain(2)
+        drain(engine)
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def drain(engine: Engine, seconds: float = 2) -> None:
+    """End what runs within `seconds`, and return when all of it is written down, however long that takes."""
+    engine.drain(seconds)
+    wait_until(engine._has_ended.is_set)
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """Return the condition's first true value; fail where it does not come."""
     ends_at = time.monotonic() + seconds
     while time.monotonic() < ends_at:

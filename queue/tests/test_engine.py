@@ -22,7 +22,7 @@ from queue import engine as engine_module
 from queue.control import Action, Order
 from queue.models import Attempt, Entry
 from queue.outcome import from_reply
-from queue.tests.conftest import open_entries, running_engine, wait_until
+from queue.tests.conftest import drain, open_entries, running_engine, wait_until
 from queue.transports.memory import MemoryTransport
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -325,7 +325,7 @@ def test_a_drained_engine_gives_back_what_it_did_not_begin(
         engine.ring(ids)
         wait_until(lambda: transport.jobs and Entry.objects.exclude(lease="").count() == 2)
         transport.gate.set()
-        engine.drain(5)
+        drain(engine, 60)
     assert not Entry.objects.exclude(lease="").exists()
     assert Entry.objects.get(recipient="a@x.example").status == "delivered"
 

@@ -17,7 +17,7 @@ from mailflow.runtime_fields import build
 from queue.engine import Engine
 from queue.models import Attempt, Entry
 from queue.outcome import Outcome
-from queue.tests.conftest import open_entries, running_engine, wait_until
+from queue.tests.conftest import drain, open_entries, running_engine, wait_until
 from queue.tests.outbound import IMPATIENT, Run, job, on_both_loops, options
 from queue.tests.peers import Peer, Silence
 from queue.transports.base import Job, Route
@@ -158,7 +158,7 @@ def test_a_shorter_timeout_holds_for_the_next_transaction_of_a_running_engine(
             engine.ring(accept("b@x.example"))
             wait_until(lambda: Entry.objects.get(recipient="b@x.example").status == Entry.Status.RETRY)
         finally:
-            engine.drain(2)
+            drain(engine)
     assert len(peer.messages) == 1
 
 

@@ -21,7 +21,7 @@ from queue.models import Attempt, Destination, Entry, QueueAction, Worker
 from queue.outcome import from_reply
 from queue.selection import Selection, of_message
 from queue.simulation.internet import SESSIONS
-from queue.tests.conftest import open_entries, running_engine, wait_until
+from queue.tests.conftest import drain, open_entries, running_engine, wait_until
 from queue.transports.memory import MemoryTransport
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -245,4 +245,4 @@ def test_what_waits_for_a_simulated_host_is_ended_too(
         done = perform(Action.DELETE)
         assert (done.done, done.left) == (3, {"in_hands": SESSIONS})
     finally:
-        engine.drain(0.1)
+        drain(engine, 0.1)

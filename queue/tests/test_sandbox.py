@@ -13,7 +13,7 @@ from accounts.tests.zone import Zone, serving
 from mailflow.models import Event, FiledMessage, Message
 from queue.engine import Engine
 from queue.models import Attempt, Entry
-from queue.tests.conftest import open_entries, wait_until
+from queue.tests.conftest import drain, open_entries, wait_until
 from queue.tests.peers import Peer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -55,7 +55,7 @@ def deliver(until: Callable[[], Any]) -> None:
     try:
         wait_until(until)
     finally:
-        engine.drain(2)
+        drain(engine)
 
 
 def all_ended() -> bool:
@@ -203,7 +203,7 @@ def test_mail_for_a_slow_host_holds_up_nobody_and_fills_no_worker(
         wait_until(lambda: slow.exclude(lease="").count() == 3)
         assert slow.filter(status="pending", attempts=0).count() == 13
     finally:
-        engine.drain(0.1)
+        drain(engine, 0.1)
     assert not Entry.objects.exclude(lease="").filter(next_attempt_at__isnull=False).exists()
 
 
@@ -224,4 +224,4 @@ def test_live_mail_goes_on_while_the_sandbox_is_full(
         wait_until(lambda: Entry.objects.get(pk=real).status == "delivered")
         assert Entry.objects.get(pk=waiting).attempts == 0
     finally:
-        engine.drain(0.1)
+        drain(engine, 0.1)

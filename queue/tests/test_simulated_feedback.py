@@ -14,7 +14,7 @@ from mailflow.mailboxes import read_copy
 from mailflow.models import Event, FiledMessage, Message
 from queue.engine import Engine
 from queue.models import Attempt, Entry, Suppression
-from queue.tests.conftest import open_entries, wait_until
+from queue.tests.conftest import drain, open_entries, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Accept = Callable[..., list[int]]
@@ -27,7 +27,7 @@ def deliver() -> None:
     try:
         wait_until(lambda: open_entries() == 0)
     finally:
-        engine.drain(2)
+        drain(engine)
 
 
 def parts_of(octets: bytes) -> list[Parsed]:

@@ -32,7 +32,7 @@ from queue.patrol import Patrol
 from queue.simulation import advance as advance_module
 from queue.simulation import clock
 from queue.simulation.advance import Advance, Summary
-from queue.tests.conftest import open_entries, wait_until
+from queue.tests.conftest import drain, open_entries, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Accept = Callable[..., list[int]]
@@ -239,7 +239,7 @@ def test_a_worker_follows_the_clock(alice: User, accept: Accept, settings: Any) 
         clock.move_to(clock.now() + HOUR, actor="test")
         wait_until(lambda: Entry.objects.get().status == "delivered")
     finally:
-        engine.drain(2)
+        drain(engine)
     first, second = attempts("defer+1@sim.test")
     assert second.started_at - first.ended_at > dt.timedelta(minutes=59)
 
@@ -374,7 +374,7 @@ def test_two_advances_and_two_workers_at_once_make_no_attempt_twice(alice: User,
     for thread in threads:
         thread.join(300)  # on however slow a machine
     for engine in engines:
-        engine.drain(2)
+        drain(engine)
     advance(HOUR)  # what a worker had in hand last
     assert errors == []
     assert open_entries() == 0

@@ -21,7 +21,7 @@ from queue import router, smarthosts
 from queue.hops import Destination
 from queue.models import Attempt, Entry, SmartHost
 from queue.outcome import Outcome, from_reply
-from queue.tests.conftest import open_entries, running_engine, wait_until
+from queue.tests.conftest import drain, open_entries, running_engine, wait_until
 from queue.tests.outbound import options
 from queue.tests.peers import Peer
 from queue.transports.base import Job, Route
@@ -329,7 +329,7 @@ def test_a_shutdown_amid_a_relays_transaction_gives_all_of_it_back(accept: Accep
     with running_engine(transport, MemoryResolver()) as engine:
         engine.ring(accept("a@x.example", "b@y.example", "c@z.example"))
         wait_until(lambda: transport.jobs)
-        engine.drain(0.1)
+        drain(engine, 0.1)
     transport.gate.set()
     assert jobs_of(transport) == [["a@x.example", "b@y.example", "c@z.example"]]
     assert set(Entry.objects.values_list("status", "lease", "attempts")) == {("pending", "", 0)}

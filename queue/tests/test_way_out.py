@@ -22,7 +22,7 @@ from mailflow.smtp.envelope import DeliverBy
 from queue.engine import Engine
 from queue.models import Attempt, Entry, MtaStsPolicy, TlsFigure
 from queue.tests.authority import self_signed
-from queue.tests.conftest import open_entries, wait_until
+from queue.tests.conftest import drain, open_entries, wait_until
 from queue.tests.peers import Peer
 from queue.timeline import timeline
 from queue.tls_figures import TlsFigures
@@ -74,7 +74,7 @@ def deliver(ids: list[int], until: Callable[[], Any]) -> None:
         engine.ring(ids)
         wait_until(until)
     finally:
-        engine.drain(2)
+        drain(engine)
 
 
 def test_mail_goes_to_the_next_exchanger_where_the_first_is_dead(

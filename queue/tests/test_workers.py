@@ -24,7 +24,7 @@ from queue import delivery, workers
 from queue.engine import Engine
 from queue.models import Entry, Worker
 from queue.simulation.internet import SESSIONS
-from queue.tests.conftest import open_entries, running_engine, wait_until
+from queue.tests.conftest import drain, open_entries, running_engine, wait_until
 from queue.tests.mail import client_of
 from queue.waiting import around, waiting_for
 
@@ -154,7 +154,7 @@ def test_a_worker_tells_what_it_delivers_to_simulated_hosts(
         said = Counter(waiting_for(entry, now, around([entry], now)).partition(row.name)[0] for entry in entries)
         assert said == {"the attempt that worker ": SESSIONS, "its turn at worker ": 2}
     finally:
-        engine.drain(0.1)
+        drain(engine, 0.1)
 
 
 @pytest.mark.django_db(transaction=True)
