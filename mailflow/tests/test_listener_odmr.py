@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hmac
 import re
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from accounts import odmr
 from accounts.models import Domain, OdmrSecret, User
+from accounts.tests.ports import free_port
 from mailflow.handoff import MemoryHandoff
 from mailflow.limits import rules
 from mailflow.listener.server import Listener
@@ -36,9 +36,7 @@ def secret(alice: User) -> str:
 def served(secret: str, memory_handoff: MemoryHandoff, settings: Any) -> Iterator[Listener]:
     settings.SMTP_PORT = settings.SMTPS_PORT = 0
     settings.SMTP_HOSTNAME = "mail.example.com"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        settings.ODMR_PORT = int(probe.getsockname()[1])
+    settings.ODMR_PORT = free_port()
     with running_listener() as listener:
         yield listener
 
@@ -150,9 +148,7 @@ def test_wrong_answers_count_for_the_hourly_limits(secret: str, memory_handoff: 
     settings.SMTP_RATE_LIMIT_AUTH_FAILURES = 2
     settings.SMTP_TARPIT_SECONDS = 0
     settings.SMTP_PORT = settings.SMTPS_PORT = 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        settings.ODMR_PORT = int(probe.getsockname()[1])
+    settings.ODMR_PORT = free_port()
     assert rules.from_settings().auth_failures.limit == 2
     with running_listener() as listener, at_odmr(listener) as client:
         client.ask("EHLO x")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import re
 import smtplib
-import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from accounts.models import User
+from accounts.tests.ports import free_port
 from mailflow import content
 from mailflow.certificates import ensure_self_signed
 from mailflow.handoff import MemoryHandoff
@@ -41,17 +41,11 @@ def secure(
 ) -> Iterator[Listener]:
     """A listener with STARTTLS on its first port and implicit TLS on its second; AUTH needs TLS for everyone."""
     settings.SMTP_PORT = 0
-    settings.SMTPS_PORT = settings_port = _free_port()
+    settings.SMTPS_PORT = settings_port = free_port()
     with running_listener(CertificateSource(*certificate)) as running:
         running.is_loopback = lambda client_address: False  # type: ignore[method-assign]  # as if it came from afar
         assert settings_port in running.ports  # type: ignore[attr-defined]
         yield running
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def port(listener: Listener, number: int = 0) -> int:
@@ -123,7 +117,7 @@ def test_mail_over_implicit_tls_is_stored_as_such(secure: Listener) -> None:
 def test_a_proxy_header_comes_before_implicit_tls(
     transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any, certificate: tuple[Path, Path]
 ) -> None:
-    settings.SMTP_PORT, settings.SMTPS_PORT = 0, _free_port()
+    settings.SMTP_PORT, settings.SMTPS_PORT = 0, free_port()
     settings.SMTP_PROXY_NETWORKS = settings.SMTP_RATE_LIMIT_EXEMPT
     with (
         running_listener(CertificateSource(*certificate)) as running,
@@ -194,7 +188,7 @@ def test_a_handshake_of_implicit_tls_is_counted_before_it_and_once(
     transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any, certificate: tuple[Path, Path],
     fails: bool,
 ) -> None:  # fmt: skip
-    settings.SMTP_PORT, settings.SMTPS_PORT = 0, _free_port()
+    settings.SMTP_PORT, settings.SMTPS_PORT = 0, free_port()
     settings.SMTP_RATE_LIMIT_EXEMPT, settings.SMTP_RATE_LIMIT_CONNECTIONS = [], 2
     with running_listener(CertificateSource(*certificate)) as running:
         for _ in range(2):

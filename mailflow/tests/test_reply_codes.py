@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from django.db import connection as database
 
 from accounts.models import Alias, Domain, User
+from accounts.tests.ports import free_port
 from mailflow.handoff import MemoryHandoff
 from mailflow.listener.server import Listener
 from mailflow.tests.test_listener import MAIL, connect, plain
@@ -249,15 +249,6 @@ def ask_odmr(cast: None, memory_handoff: MemoryHandoff, settings: Any) -> Iterat
                 return [client.ask(command) for command in commands][-1]
 
         yield ask
-
-
-def free_port() -> int:
-    with ExitStack() as stack:
-        import socket  # noqa: PLC0415  (one use)
-
-        probe = stack.enter_context(socket.socket())
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_the_odmr_port_announces_atrn_and_has_nothing_else_to_do_with_mail(ask_odmr: Callable[..., str]) -> None:

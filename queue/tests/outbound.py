@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -91,12 +90,6 @@ async def outcome_at(peer: Peer, message: Job | None = None, **changes: Any) -> 
         outcomes = await deliver_over(peer, message=message, **changes)
     assert len(set(outcomes.values())) == 1
     return next(iter(outcomes.values()))
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until_open(hop: NextHop) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from accounts.tests.ports import free_port
 from queue.outcome import Kind
 from queue.tests.outbound import (
     IMPATIENT,
@@ -17,7 +18,6 @@ from queue.tests.outbound import (
     on_both_loops,
     options,
     outcome_at,
-    unused_port,
 )
 from queue.tests.peers import Close, Last, Peer, Say, Silence
 from queue.transports.base import NextHop, Route
@@ -128,7 +128,7 @@ def test_a_cancelled_delivery_leaves_no_session_behind(run: Run) -> None:
 def test_a_host_out_of_reach_is_passed_over_and_tried_last_for_a_while(run: Run) -> None:
     async def body() -> None:
         async with (peer := Peer()).run():
-            dead = NextHop("dead.test", "127.0.0.1", unused_port())
+            dead = NextHop("dead.test", "127.0.0.1", free_port())
             transport = SmtpTransport(options(messages_per_session=1))
             for _ in range(2):
                 outcomes = await transport.deliver(job(), Route([dead, peer.hop]))

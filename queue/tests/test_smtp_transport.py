@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from accounts.tests.ports import free_port
 from queue.outcome import Kind
 from queue.tests.outbound import (
     CONTENT,
@@ -21,7 +22,6 @@ from queue.tests.outbound import (
     options,
     outcome_at,
     until_open,
-    unused_port,
 )
 from queue.tests.peers import Peer, Slowly
 from queue.transports.base import Job, NextHop, Route
@@ -293,7 +293,7 @@ def test_smtp_sink_takes_our_mail(run: Run, open_folder: Path) -> None:
     program = shutil.which("smtp-sink", path="/usr/sbin:/usr/bin")
     if program is None:
         pytest.skip("smtp-sink is missing (apt: postfix)")
-    port = unused_port()
+    port = free_port()
     dump = open_folder / "dump"
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     with subprocess.Popen([program, *user, "-D", str(dump), f"127.0.0.1:{port}", "100"]) as sink:

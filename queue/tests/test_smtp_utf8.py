@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accounts.tests.ports import free_port
 from queue.dsn_causes import cause_of
 from queue.outcome import Kind
-from queue.tests.outbound import CONTENT, SHORT, Run, deliver_over, job, on_both_loops, options, outcome_at, unused_port
+from queue.tests.outbound import CONTENT, SHORT, Run, deliver_over, job, on_both_loops, options, outcome_at
 from queue.tests.peers import Last, Peer
 from queue.transports.base import Job, NextHop, Route
 from queue.transports.content import has_utf8_header
@@ -122,7 +123,7 @@ def test_while_another_host_is_out_of_reach_the_mail_waits(run: Run) -> None:
     async def body() -> None:
         async with (old := Peer()).run():
             transport = SmtpTransport(options(timeouts=Timeouts(connect=SHORT)))
-            route = Route([old.hop, NextHop("gone.test", "127.0.0.1", unused_port())])
+            route = Route([old.hop, NextHop("gone.test", "127.0.0.1", free_port())])
             outcomes = await transport.deliver(job(USER), route)
             await transport.close()
         assert outcomes[USER].kind is Kind.DEFERRED

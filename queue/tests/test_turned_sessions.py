@@ -15,6 +15,7 @@ from django.utils import timezone
 from accounts import dkim, odmr
 from accounts.models import Domain, Organization, User
 from mailflow import handoff
+from accounts.tests.ports import free_port
 from mailflow.certificates import ensure_self_signed
 from mailflow.listener.certificate import CertificateSource
 from mailflow.models import Event, Message
@@ -23,7 +24,6 @@ from mailflow.tests.wire import Client, reset, running_listener
 from queue.models import Attempt, Entry, Suppression
 from queue.tests.conftest import wait_until
 from queue.tests.mail import accepted
-from queue.tests.outbound import unused_port
 from queue.tests.peers import Close, Peer, Raw
 from queue.tests.turned import DOMAIN, Host, fetch_over
 from queue.transports import odmr as transport
@@ -54,7 +54,7 @@ def domain(alice: User) -> Domain:
 @pytest.fixture
 def host(domain: Domain, settings: Any) -> Iterator[Host]:
     settings.SMTP_PORT = settings.SMTPS_PORT = 0
-    settings.ODMR_PORT = unused_port()
+    settings.ODMR_PORT = free_port()
     with running_listener() as listener:
         yield Host(listener, settings.ODMR_PORT, odmr.make(domain, actor="tests"))
 
@@ -90,7 +90,7 @@ def test_waiting_mail_goes_over_the_session_that_asked_for_it(host: Host, accept
 
 def test_a_session_within_tls_is_turned_as_it_is(domain: Domain, accept: Accept, settings: Any, tmp_path: Path) -> None:
     settings.SMTP_PORT = settings.SMTPS_PORT = 0
-    settings.ODMR_PORT = unused_port()
+    settings.ODMR_PORT = free_port()
     settings.SMTP_HOSTNAME = "mail.example.com"
     large = b"x" * 70 + b"\r\n"
     accept(TO, body=large * 30_000)
