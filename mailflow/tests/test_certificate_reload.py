@@ -88,7 +88,7 @@ def shown_by(source: CertificateSource) -> bytes:
         with _client_context().wrap_socket(ours) as client:
             shown = client.getpeercert(binary_form=True)
             assert client.version() in ("TLSv1.2", "TLSv1.3")
-        server.join(10)
+        server.join(60)
         assert shown is not None
         return shown
 
@@ -130,7 +130,7 @@ def _echo(context: ssl.SSLContext, connection: socket.socket) -> None:
 
 
 def connected(port: int) -> ssl.SSLSocket:
-    return _client_context().wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=10))
+    return _client_context().wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=30))
 
 
 def test_files_that_did_not_change_are_not_read_again(source: CertificateSource, old: Pair) -> None:

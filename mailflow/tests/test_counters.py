@@ -132,9 +132,9 @@ def test_once_started_the_counts_are_written_by_themselves(monkeypatch: pytest.M
     monkeypatch.setattr(own, "flush", flush_and_tell)
     own.start()
     own.add("a")
-    assert written.wait(10)
+    assert written.wait(60)
     own.stop()
     assert own._thread is not None
-    own._thread.join(10)
+    own._thread.join(60)
     connection.close()
     assert figures.read().sum("a") == 1

@@ -76,7 +76,7 @@ def pieces(listener: Listener, octets: bytes) -> list[list[str]]:
         session.connection_lost(None)
         return transport.written
 
-    written = asyncio.run_coroutine_threadsafe(talk(), listener.loop).result(10)
+    written = asyncio.run_coroutine_threadsafe(talk(), listener.loop).result(60)
     return [[line[:3] for line in piece.decode().splitlines() if line[3] == " "] for piece in written]
 
 

@@ -31,12 +31,15 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def hasty(transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any) -> Iterator[Listener]:
-    """A listener with one place that waits for a client no longer than a moment."""
+    """A listener with one place. `hurry` it, and it waits for a client no longer than a moment."""
     settings.SMTP_PORT = settings.SMTPS_PORT = 0
-    settings.SMTP_TIMEOUT = 0.2
     with running_listener() as running:
         running.max_connections = 1
         yield running
+
+
+def hurry(listener: Listener) -> None:
+    listener.timeout = listener.idle_timeout = 0.2
 
 
 def begin_data(client: Client) -> None:
@@ -52,6 +55,7 @@ def begin_data(client: Client) -> None:
 def test_silence_in_the_middle_of_auth_is_ended(hasty: Listener) -> None:
     with connect(hasty) as client:
         client.ask("EHLO x")
+        hurry(hasty)
         assert client.ask("AUTH LOGIN").startswith("334")
         assert client.reply().startswith("421 4.4.2")
         assert client.is_closed()
@@ -61,6 +65,7 @@ def test_silence_in_the_middle_of_auth_is_ended(hasty: Listener) -> None:
 def test_a_peer_that_asks_and_never_reads_is_cut_off(hasty: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conduct, "MAX_IDLE_COMMANDS", 1_000_000)
     monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
+    hurry(hasty)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", hasty.ports[0]))  # type: ignore[attr-defined]
@@ -102,7 +107,7 @@ def test_who_sends_steadily_may_take_longer(listener: Listener) -> None:
 
 def arrived(listener: Listener) -> int:
     """Octets of all messages that are on their way in."""
-    sessions = [session for session in listener._connections if isinstance(session, Session)]
+    sessions = [session for session in list(listener._connections) if isinstance(session, Session)]
     transactions = [session.transaction for session in sessions if session.transaction is not None]
     return sum(transaction.intake.octets for transaction in transactions if transaction.intake is not None)
 
@@ -193,6 +198,7 @@ def test_at_shutdown_a_message_on_its_way_is_taken_and_the_idle_are_sent_home(
     transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
 ) -> None:
     settings.SMTP_PORT = settings.SMTPS_PORT = 0
+    settings.SMTP_DRAIN_SECONDS = 60
     with ExitStack() as stack:
         running = stack.enter_context(running_listener())
         idle, sending = stack.enter_context(connect(running)), stack.enter_context(connect(running))
@@ -204,7 +210,7 @@ def test_at_shutdown_a_message_on_its_way_is_taken_and_the_idle_are_sent_home(
         sending.send(MAIL + b".\r\n")
         assert sending.reply().startswith("250")
         assert sending.reply().startswith("421 4.3.2")
-        stopping.join(10)
+        stopping.join(60)
     assert Message.objects.count() == 1
 
 
@@ -212,6 +218,7 @@ def test_no_transaction_begins_behind_the_last_one_of_a_listener_that_stops(
     transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
 ) -> None:
     settings.SMTP_PORT = settings.SMTPS_PORT = 0
+    settings.SMTP_DRAIN_SECONDS = 60
     with running_listener() as running, connect(running) as client:
         begin_data(client)
         stopping = threading.Thread(target=_stop, args=[running])
@@ -221,7 +228,7 @@ def test_no_transaction_begins_behind_the_last_one_of_a_listener_that_stops(
         assert [client.reply()[:9] for _ in range(2)] == ["250 2.0.0", "421 4.3.2"]
         assert client.is_closed()
         client.socket.close()
-        stopping.join(10)
+        stopping.join(60)
     assert Event.objects.get(kind="refused").rule == "shutting_down"
 
 
@@ -230,6 +237,7 @@ def test_a_sender_that_is_asked_about_while_the_listener_stops_begins_no_transac
 ) -> None:
     settings.SMTP_PORT = settings.SMTPS_PORT = 0
     settings.SMTP_RATE_LIMIT_EXEMPT = []
+    settings.SMTP_DRAIN_SECONDS = 60
     answered = threading.Event()
 
     async def late(*_: object) -> Verdict:
@@ -240,14 +248,14 @@ def test_a_sender_that_is_asked_about_while_the_listener_stops_begins_no_transac
         client.ask("EHLO x")
         monkeypatch.setattr(running.gate, "message", late)
         client.send(b"MAIL FROM:<a@b.example>\r\n")
-        until(lambda: any(session.is_busy for session in running._connections))
+        until(lambda: any(session.is_busy for session in list(running._connections)))
         stopping = threading.Thread(target=_stop, args=[running])
         stopping.start()
         until(lambda: running.is_stopping)
         answered.set()
         assert client.reply().startswith("421 4.3.2")
         client.socket.close()
-        stopping.join(10)
+        stopping.join(60)
 
 
 def test_at_the_end_of_the_drain_data_is_ended_with_421_although_the_client_still_sends(
@@ -265,7 +273,7 @@ def test_at_the_end_of_the_drain_data_is_ended_with_421_although_the_client_stil
         assert client.reply().startswith("421 4.3.2")
         assert client.is_closed()
         client.socket.close()
-        stopping.join(10)
+        stopping.join(60)
     assert not Message.objects.exists()
 
 
@@ -273,7 +281,7 @@ def test_a_transaction_under_way_has_the_time_of_the_setting_and_the_idle_hold_n
     transactional_db: None, alice: User, memory_handoff: MemoryHandoff, settings: Any
 ) -> None:
     settings.SMTP_PORT = settings.SMTPS_PORT = 0
-    settings.SMTP_DRAIN_SECONDS = 30
+    settings.SMTP_DRAIN_SECONDS = 120
     with running_listener() as running, connect(running) as silent, connect(running) as sending:
         begin_data(sending)
         stopping = threading.Thread(target=_stop, args=[running])
@@ -286,9 +294,9 @@ def test_a_transaction_under_way_has_the_time_of_the_setting_and_the_idle_hold_n
         sending.send(b"\r\n.\r\n")
         assert [sending.reply()[:3] for _ in range(2)] == ["250", "421"]
         sending.socket.close()
-        stopping.join(10)  # `silent` has neither read nor closed
+        stopping.join(60)  # `silent` has neither read nor closed
         assert not stopping.is_alive()
-        assert running.loop.time() < began + 10
+        assert running.loop.time() < began + 60
         assert silent.reply().startswith("421")
     assert Message.objects.count() == 1
 
@@ -307,17 +315,17 @@ def test_a_message_that_is_complete_is_answered_although_its_commit_outlasts_the
     with running_listener() as running, connect(running) as client:
         begin_data(client)
         client.send(MAIL + b".\r\n")
-        until(lambda: any(session.is_committing for session in running._connections))
+        until(lambda: any(session.is_committing for session in list(running._connections)))
         stopping = threading.Thread(target=_stop, args=[running])
         stopping.start()
         assert [client.reply()[:3] for _ in range(2)] == ["250", "421"]
         client.socket.close()
-        stopping.join(10)
+        stopping.join(60)
     assert Message.objects.count() == 1
 
 
 def _stop(listener: Listener) -> None:
-    asyncio.run_coroutine_threadsafe(listener.stop(), listener.loop).result(10)
+    asyncio.run_coroutine_threadsafe(listener.stop(), listener.loop).result(60)
 
 
 # --- chatter ----------------------------------------------------------------------------------------------------------

@@ -53,9 +53,8 @@ def test_starttls_is_answered_although_the_limits_must_be_asked_first(
 
     with running_listener(CertificateSource(*certificate)) as listener, connect(listener) as client:
         monkeypatch.setattr(listener.gate, "commands", lambda _session: soon())
-        client.socket.settimeout(3)
         client.ask("EHLO x")
-        assert client.ask("STARTTLS").startswith("220 2.0.0")  # times out: 220 waits in _out behind the handshake
+        assert client.ask("STARTTLS").startswith("220 2.0.0")  # else 220 waits in _out behind the handshake
         client.start_tls()
         assert client.ask("EHLO x").startswith("250")
 
@@ -88,7 +87,6 @@ def test_who_speaks_another_protocol_at_once_is_cut_off_when_the_limits_have_ans
         monkeypatch.setattr(listener.gate, "connect", slowly)
         with Client(listener.ports[0], greeting=False) as client:  # type: ignore[attr-defined]
             client.send(octets)
-            client.socket.settimeout(5)
             assert [client.reply()[:9] for _ in range(2)] == ["220 local", "421 4.7.0"]
             assert client.is_closed()
         until(lambda: Event.objects.filter(rule=rule).exists())
@@ -97,7 +95,7 @@ def test_who_speaks_another_protocol_at_once_is_cut_off_when_the_limits_have_ans
 def test_a_tls_hello_that_comes_octet_by_octet_is_cut_off(listener: Listener) -> None:
     with connect(listener) as client:
         client.send(HELLO[:1])
-        until(lambda: any(session._buffer for session in listener._connections))
+        until(lambda: any(session._buffer for session in list(listener._connections)))
         client.send(HELLO[1:])
         assert client.reply().startswith("421 4.7.0")
         assert client.is_closed()
@@ -107,18 +105,18 @@ def test_an_answer_that_took_its_time_begins_the_clients_time_anew(listener: Lis
     with connect(listener) as client:
         assert send_mail(client).startswith("250")
         client.ask("MAIL FROM:<a@b.example>")
-        session = next(iter(listener._connections))
-        session.deadline = listener.loop.time() + 2  # as if the last synchronous command were 298 s ago
+        (session,) = list(listener._connections)
+        session.deadline = listener.loop.time() + 60  # as if the last synchronous command were 240 s ago
         client.ask("RCPT TO:<alice+new@example.com>")  # looked up in a thread
         assert session.deadline - listener.loop.time() > 200
     with connect(listener) as client:
         assert send_mail(client).startswith("250")
-        session = [s for s in listener._connections if not s.is_in_transaction][-1]
+        session = [s for s in list(listener._connections) if not s.is_in_transaction][-1]
         assert session.deadline - listener.loop.time() > 200  # 60: the grace of DATA
 
 
 def test_content_behind_many_pipelined_commands_is_read(listener: Listener) -> None:
-    listener.timeout = 3
+    listener.timeout = 30
     big = MAIL + (b"y" * 78 + b"\r\n") * 5000
     with connect(listener) as client:
         begin(client)
@@ -159,7 +157,7 @@ def test_content_that_begins_like_a_tls_hello_is_content(
         for _ in range(5):
             client.ask("EXPN x")
         client.send(b"EXPN x\r\nBDAT 8 LAST\r\n")  # answered late
-        until(lambda: any(session.is_busy for session in listener._connections))
+        until(lambda: any(session.is_busy for session in list(listener._connections)))
         client.send(b"\x16\x03binary")
         assert client.reply().startswith("502")
         assert client.reply().startswith("250 2.0.0 OK")

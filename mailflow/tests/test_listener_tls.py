@@ -165,7 +165,7 @@ def test_silence_instead_of_a_handshake_is_cut_off(secure: Listener, monkeypatch
 
 
 def test_a_silent_peer_of_implicit_tls_counts_and_is_cut_off(secure: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 0.5)
+    monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 2.0)
     secure.max_connections = 1
     with Client(port(secure, 1), greeting=False) as client:
         until(lambda: secure.open_connections == 1)

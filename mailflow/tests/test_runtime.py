@@ -250,7 +250,7 @@ def in_threads(count: int, act: Callable[[int], object]) -> None:
 
     def run(number: int) -> None:
         try:
-            together.wait(10)
+            together.wait(60)
             act(number)
         except BaseException as error:  # noqa: BLE001
             errors.append(error)

@@ -119,7 +119,7 @@ class Writers:
         return subprocess.Popen([sys.executable, "-c", ""])  # what stands for the process
 
     def _serve(self, end: socket.socket) -> None:
-        self.may_serve.wait(10)
+        self.may_serve.wait(60)
         try:
             writer.serve(end)
         finally:
@@ -136,7 +136,7 @@ def writers() -> Iterator[Writers]:
     made = Writers()
     yield made
     for thread in made.threads:
-        thread.join(10)
+        thread.join(60)
 
 
 def run(main: Any) -> None:
@@ -241,7 +241,7 @@ def test_who_waited_for_a_writer_that_died_hears_451_and_the_next_one_serves(
 
     def slow(*arguments: Any) -> Any:
         committing.set()
-        may_go_on.wait(10)
+        may_go_on.wait(60)
         return real(*arguments)
 
     async def main() -> None:
@@ -253,7 +253,7 @@ def test_who_waited_for_a_writer_that_died_hears_451_and_the_next_one_serves(
         monkeypatch.setattr(writer, "commit", slow)
         lost = Waiting(loop)
         spool.put(receiver.examine(submission()), lost)
-        await asyncio.to_thread(committing.wait, 10)
+        await asyncio.to_thread(committing.wait, 60)
         writers.cut_off()
         result = await lost.result
         assert isinstance(result, Unavailable) and str(result.reply).startswith("451 4.3.0")
@@ -270,6 +270,7 @@ def test_who_waited_for_a_writer_that_died_hears_451_and_the_next_one_serves(
         await spool.stop()
 
     run(main)
+    writers.threads[0].join(60)
     assert Message.objects.count() == 3  # the one in doubt had been committed: rather twice than never
 
 
@@ -308,13 +309,13 @@ def spooling(writers: Writers, monkeypatch: pytest.MonkeyPatch) -> Any:
             await ready(spool)
             return spool
 
-        spool = asyncio.run_coroutine_threadsafe(begin(), listener.loop).result(10)
+        spool = asyncio.run_coroutine_threadsafe(begin(), listener.loop).result(60)
         before = group.current()
         group.use(spool)
         try:
             yield spool
         finally:
-            asyncio.run_coroutine_threadsafe(spool.stop(), listener.loop).result(10)
+            asyncio.run_coroutine_threadsafe(spool.stop(), listener.loop).result(60)
             group.use(before)
 
     return give

@@ -44,7 +44,7 @@ def running_listener(certificate: CertificateSource | None = None) -> Iterator[L
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    started.wait(10)
+    started.wait(60)
     if "error" in box:
         raise box["error"]  # type: ignore[misc]
     listener = box["listener"]
@@ -54,17 +54,17 @@ def running_listener(certificate: CertificateSource | None = None) -> Iterator[L
         yield listener
     finally:
         box["loop"].call_soon_threadsafe(box["stop"].set)  # type: ignore[attr-defined]
-        thread.join(10)
+        thread.join(60)
         spool = group.current()
         assert isinstance(spool, group.GroupCommit)
         until(lambda: spool._idle)  # what it noted is for this test's database
 
 
 class Client:
-    """Sends octets as they are and reads whole replies; a missing answer fails after ten seconds."""
+    """Sends octets as they are and reads whole replies; a missing answer fails after half a minute."""
 
     def __init__(self, port: int, *, greeting: bool = True) -> None:
-        self.socket: socket.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket: socket.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self._buffer = b""
         if greeting:
             self.greeting = self.reply()
@@ -117,7 +117,7 @@ class Client:
         return self.line() == ""
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Return when the condition holds; fail where it never does."""
     end = time.monotonic() + seconds
     pause = threading.Event()

@@ -24,5 +24,5 @@ def environment(data: Path, **settings: str) -> dict[str, str]:
 def run(arguments: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run Python with these arguments in the project's folder, to its end."""
     return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120, check=False
     )

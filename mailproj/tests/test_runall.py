@@ -81,7 +81,7 @@ def test_the_whole_system_starts_heals_and_ends(running: subprocess.Popen[str], 
     assert f"smtp (process {pids['smtp']}) ended by SIGKILL" in read_until(running, "it is started again")
 
     running.send_signal(signal.SIGTERM)
-    assert running.communicate(timeout=30)[0].splitlines()[-1] == "Everything has ended."
+    assert running.communicate(timeout=60)[0].splitlines()[-1] == "Everything has ended."
     assert running.returncode == 0
     assert not any(is_alive(pid) for pid in pids.values())
     assert list((data / "run").glob("*.url")) == []
@@ -108,7 +108,7 @@ def test_in_production_every_line_of_the_log_is_json(data: Path) -> None:
             assert line
     finally:
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=30)
+        _, log = process.communicate(timeout=60)
     assert process.returncode == 0
     events = [json.loads(line) for line in log.splitlines()]
     assert "queue.engine_started" in [event["message"] for event in events]

@@ -45,7 +45,7 @@ class Running:
 
     def rest(self) -> list[str]:
         """Return what is said until the pipe ends, which it does when nobody holds it: no process is left."""
-        said = self.process.communicate(timeout=30)[0].splitlines()
+        said = self.process.communicate(timeout=60)[0].splitlines()
         self._heard.extend(said)
         return said
 
@@ -71,7 +71,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    ends_at = time.monotonic() + 20
+    ends_at = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < ends_at, "it did not happen in time"
         time.sleep(0.01)  # polling another process's work, bounded above
@@ -182,7 +182,7 @@ def test_a_first_start_that_the_system_refuses_is_one_line(start: Start, tmp_pat
 
 
 def test_a_stubborn_process_is_killed_when_its_time_is_over_and_the_next_stage_has_its_own(start: Start) -> None:
-    running = start([("store", "")], [("worker", "stubborn", 0.5)])
+    running = start([("store", "")], [("worker", "stubborn", 2.0)])
     for word in ("store is up", "worker is up", "announced"):
         running.hear(word)
     running.process.send_signal(signal.SIGTERM)
@@ -195,7 +195,7 @@ def test_the_limit_of_all_holds_against_a_stubborn_process_with_more_time(start:
     for word in ("worker is up", "door is up", "announced"):
         running.hear(word)
     running.process.send_signal(signal.SIGTERM)
-    running.rest()  # which waits for 30 s at most
+    running.rest()  # which waits for a minute at most
     assert running.process.returncode == 0
 
 
@@ -208,15 +208,15 @@ def test_a_stage_may_use_what_the_one_before_it_left(start: Start) -> None:
 
 
 def test_a_stage_is_asked_to_end_beside_one_that_has_had_its_time_alone(start: Start) -> None:
-    running = start([("store", "")], [("worker", "")], [("door", "stubborn", 1.5, 0.2)])
+    running = start([("store", "")], [("worker", "")], [("door", "stubborn", 5.0, 0.2)])
     for word in ("store is up", "worker is up", "door is up", "announced"):
         running.hear(word)
     running.process.send_signal(signal.SIGTERM)
     began = time.monotonic()
     running.hear_next("worker ends")
-    assert 0.2 <= time.monotonic() - began < 1.4
+    assert 0.2 <= time.monotonic() - began < 4.9
     assert running.rest() == ["store ends"]
-    assert time.monotonic() - began >= 1.5  # the door had its time, and the store served it to its end
+    assert time.monotonic() - began >= 5.0  # the door had its time, and the store served it to its end
 
 
 def test_the_times_to_stop_stay_within_ten_seconds() -> None:

@@ -29,7 +29,7 @@ from mailproj.tests.starting import ROOT, environment
 ADMIN = "admin"
 ADMIN_PASSWORD = "tests-own-passphrase"
 KEY = "sk_test_default_key_123"
-START_SECONDS = 90
+START_SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class System:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it as a user would; return its exit status."""
         self.process.send_signal(number)
-        return self.wait(20)
+        return self.wait(60)
 
     def wait(self, seconds: float) -> int:
         """Wait for its end; return its exit status."""
@@ -172,7 +172,7 @@ def plan(data: Path, **settings: str) -> System:
     return System(data, variables, http_port, smtp_port)
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     ends_at = time.monotonic() + seconds
     while time.monotonic() < ends_at:
         found = condition()
