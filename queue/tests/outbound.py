@@ -24,22 +24,30 @@ BASIS = SmtpOptions(own_name="mail.example.org", allowed_networks=LOOPBACK)
 TO = "rcpt@example.net"
 CONTENT = b"Subject: hello\r\n\r\nA line.\r\n"
 SHORT = 0.15
+
+
+def _all_of(seconds: float) -> Timeouts:
+    return Timeouts(
+        connect=seconds,
+        greeting=seconds,
+        command=seconds,
+        tls=seconds,
+        mail=seconds,
+        rcpt=seconds,
+        data_initiation=seconds,
+        data_block=seconds,
+        data_termination=seconds,
+        envelope=4 * seconds,
+        hops=seconds,
+        quit=seconds,
+        lowest_rate=1e9,
+    )
+
+
 # As short as possible for tests in which a peer says nothing; only those use it.
-IMPATIENT = Timeouts(
-    connect=SHORT,
-    greeting=SHORT,
-    command=SHORT,
-    tls=SHORT,
-    mail=SHORT,
-    rcpt=SHORT,
-    data_initiation=SHORT,
-    data_block=SHORT,
-    data_termination=SHORT,
-    envelope=4 * SHORT,
-    hops=SHORT,
-    quit=SHORT,
-    lowest_rate=1e9,
-)
+IMPATIENT = _all_of(SHORT)
+# For those in which another has to answer meanwhile, on however busy a machine.
+FAIR = _all_of(0.6)
 
 
 def _on_asyncio(body: Coroutine[Any, Any, T]) -> T:

@@ -126,7 +126,7 @@ class Peer:
 
         thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
         thread.start()
-        ready.wait(10)
+        ready.wait(60)
         try:
             yield self
         finally:
@@ -248,34 +248,40 @@ class _Conversation:
         self._buffer = b""
         content = b"".join(pieces)[:-3]
         content = (b"\r\n" + content).replace(b"\r\n.", b"\r\n")[2:]
-        reply = await self._say("dot")
-        if reply.startswith("2"):
-            self._peer.messages.append(Received(self._mail_from, tuple(self._recipients), content, self._tls))
+        await self._say("dot", taking=content)
 
     async def _chunk(self, size: int) -> None:
         while len(self._buffer) < size:
             await self._read()
         content, self._buffer = self._buffer[:size], self._buffer[size:]
-        reply = await self._say("dot")
-        if reply.startswith("2"):
+        await self._say("dot", taking=content)
+
+    def _take(self, reply: str, content: bytes | None) -> None:
+        """Note what the reply takes, before anybody can have heard that it is taken."""
+        if content is not None and reply.startswith("2"):
             self._peer.messages.append(Received(self._mail_from, tuple(self._recipients), content, self._tls))
 
-    async def _say(self, step: str) -> str:
-        """Do what the script has for the step; return the words said, if it was plain words."""
+    async def _say(self, step: str, *, taking: bytes | None = None) -> str:
+        """Do what the script has for the step; return the words said, if it was plain words.
+
+        With 2yz it takes the content `taking`.
+        """
         said = self._peer.next_line(step)
         if isinstance(said, str):
+            self._take(said, taking)
             await self._speak(said)
             return said
         if isinstance(said, Last):
+            self._take(said.text, taking)
             await self._speak(said.text)
-            if step == "dot" and said.text.startswith("2"):
-                self._peer.messages.append(Received(self._mail_from, tuple(self._recipients), b"", self._tls))
             raise _Closed
         if isinstance(said, Raw):
             await self._put(said)
             return ""
         if isinstance(said, Slowly):
             for octet in said.text.encode() + b"\r\n":
+                if octet == ord("\n"):
+                    self._take(said.text, taking)
                 self._writer.write(bytes([octet]))
                 await self._writer.drain()
                 await asyncio.sleep(said.pause)

@@ -149,7 +149,7 @@ def test_silence_after_the_consent_to_starttls_ends_by_the_clock(run: Run) -> No
         """Says `220 go` and then nothing more."""
 
     peer = Deaf(extensions=["STARTTLS"])  # no context: it never shakes hands, and reads what comes as lines
-    outcome, results = outcome_under(run, MTA_STS, peer, timeouts=SWIFT)
+    outcome, results = outcome_under(run, MTA_STS, peer, timeouts=replace(Timeouts(), tls=SHORT))
     assert (outcome.kind, outcome.enhanced_code) == (Kind.DEFERRED, "4.7.5")
     assert results == [("sts", "validation-failure")]
 

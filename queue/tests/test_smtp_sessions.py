@@ -9,7 +9,7 @@ import pytest
 from accounts.tests.ports import free_port
 from queue.outcome import Kind
 from queue.tests.outbound import (
-    IMPATIENT,
+    FAIR,
     SHORT,
     TO,
     Run,
@@ -151,7 +151,7 @@ def test_a_host_that_hangs_does_not_hide_the_next_and_is_tried_last_from_then_on
     async def body() -> None:
         first, second = Peer(extensions=extensions, **{step: [Silence()]}), Peer()  # type: ignore[arg-type]
         async with first.run(), second.run():
-            transport = SmtpTransport(options(timeouts=IMPATIENT))
+            transport = SmtpTransport(options(timeouts=FAIR))
             for _ in range(2):
                 outcomes = await transport.deliver(job(), Route([_named("a", first), _named("b", second)]))
                 assert outcomes[TO].kind is Kind.DELIVERED
@@ -165,7 +165,7 @@ def test_hosts_that_hung_are_tried_after_those_that_nobody_has_asked_yet(run: Ru
     async def body() -> None:
         hung, good = [Peer(mail=[Silence()]) for _ in range(3)], Peer()
         async with hung[0].run(), hung[1].run(), hung[2].run(), good.run():
-            transport = SmtpTransport(options(timeouts=IMPATIENT))
+            transport = SmtpTransport(options(timeouts=FAIR))
             route = Route([_named(f"host{number}", peer) for number, peer in enumerate([*hung, good])])
             outcomes = [(await transport.deliver(job(), route))[TO].kind for _ in range(3)]
             await transport.close()
@@ -179,7 +179,7 @@ def test_a_host_that_hung_after_the_content_is_tried_last_the_next_time(run: Run
     async def body() -> None:
         first, second = Peer(dot=[Silence()]), Peer()
         async with first.run(), second.run():
-            transport = SmtpTransport(options(timeouts=IMPATIENT))
+            transport = SmtpTransport(options(timeouts=FAIR))
             route = Route([_named("a", first), _named("b", second)])
             kinds = [(await transport.deliver(job(), route))[TO].kind for _ in range(2)]
             await transport.close()
@@ -193,7 +193,7 @@ def test_one_answer_and_a_host_that_hung_is_in_its_place_again(run: Run) -> None
     async def body() -> None:
         first, second = Peer(mail=[Silence(), "250 ok"]), Peer()
         async with first.run(), second.run():
-            transport = SmtpTransport(options(timeouts=IMPATIENT))
+            transport = SmtpTransport(options(timeouts=FAIR))
             both = Route([_named("a", first), _named("b", second)])
             for route in (both, both, Route([_named("c", first)]), both):  # by another name it is the same host
                 assert (await transport.deliver(job(), route))[TO].kind is Kind.DELIVERED
@@ -207,7 +207,7 @@ def test_a_host_that_hung_is_in_its_place_again_after_a_while(run: Run) -> None:
     async def body() -> None:
         first, second = Peer(mail=[Silence(), "250 ok"]), Peer()
         async with first.run(), second.run():
-            transport = SmtpTransport(options(timeouts=IMPATIENT, silent_seconds=0.0))
+            transport = SmtpTransport(options(timeouts=FAIR, silent_seconds=0.0))
             route = Route([_named("a", first), _named("b", second)])
             for _ in range(2):
                 assert (await transport.deliver(job(), route))[TO].kind is Kind.DELIVERED
