@@ -161,7 +161,7 @@ def test_two_operators_at_once_share_the_work_and_do_nothing_twice(transactional
 
     def act(action: QueueAction) -> None:
         try:
-            start.wait(10)
+            start.wait(60)
             ended.append(actions.run(taken(action, str(action.pk))))
         finally:
             connection.close()
@@ -170,7 +170,7 @@ def test_two_operators_at_once_share_the_work_and_do_nothing_twice(transactional
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join()
     assert sum(action.done for action in ended) == 10
     assert Event.objects.filter(kind="deleted").count() == 10
     assert not Entry.objects.filter(Entry.IS_OPEN).exists()

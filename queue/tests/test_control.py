@@ -135,13 +135,13 @@ def test_an_entry_whose_row_somebody_holds_is_left_alone_without_waiting(
             with transaction.atomic():
                 Entry.objects.select_for_update().get(pk=held)
                 locked.set()
-                done.wait(10)
+                done.wait(60)
         finally:
             connection.close()
 
     holder = threading.Thread(target=hold)
     holder.start()
-    assert locked.wait(10)
+    assert locked.wait(60)
     try:
         assert control.remove(Entry.objects.all(), actor="root") == 1
     finally:

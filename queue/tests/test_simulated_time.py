@@ -59,7 +59,7 @@ def waits(found: list[Attempt]) -> list[dt.timedelta]:
 
 
 def between(wait: dt.timedelta, delay: dt.timedelta) -> bool:
-    return delay <= wait <= delay * 1.2 + dt.timedelta(seconds=5)
+    return delay <= wait <= delay * 1.2 + dt.timedelta(minutes=1)  # on a busy machine things take their time
 
 
 def told() -> list[str]:

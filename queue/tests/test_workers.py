@@ -38,6 +38,13 @@ def root(db: None) -> User:
 
 
 @pytest.fixture
+def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what tells seconds: on a busy machine some pass before it does."""
+    now = timezone.now()
+    monkeypatch.setattr(timezone, "now", lambda: now)
+
+
+@pytest.fixture
 def add(db: None) -> Callable[..., Worker]:
     """Add a worker that was heard a few seconds ago, and delivers what it is given."""
 
@@ -70,6 +77,7 @@ def test_the_silent_come_first_and_the_longest_delivery_too(add: Callable[..., W
     assert (alive.hidden, dead.hidden) == (58, 0)
 
 
+@pytest.mark.usefixtures("_time_stands_still")
 def test_the_page_says_what_each_does_and_since_when(root: User, add: Callable[..., Worker]) -> None:
     add("one:<b>", "slow.example", "b.example")
     add("two", silent=90)
@@ -113,6 +121,7 @@ def test_the_api_tells_the_same_to_staff_alone(root: User, alice: User, add: Cal
     assert client_of(alice).get(reverse(PAGE)).status_code == 302
 
 
+@pytest.mark.usefixtures("_time_stands_still")
 def test_the_command_tells_the_same(add: Callable[..., Worker]) -> None:
     add("one", "a.example", "b.example")
     add("two", silent=90)
@@ -142,6 +151,7 @@ def test_a_worker_tells_what_it_delivers_to_simulated_hosts(
     alice: User, accept: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("queue.pacing.beats.BEAT_SECONDS", 0.1)
+    monkeypatch.setattr("queue.simulation.host.STEP_SECONDS", 60.0)
     for number in range(SESSIONS + 2):
         accept(f"slow+{number}@sim.test", sender="alice@example.com")
     engine = Engine()
