@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import structlog
 from django.conf import settings
@@ -22,6 +21,7 @@ from queue.routing import RoutingPolicy
 from queue.smarthosts import Smarthosts
 from queue.sts_book import StsBook
 from queue.sts_fetch import PolicyFetcher
+from queue.threads import InDatabase
 from queue.tls_figures import TlsFigures
 from queue.tls_rules import PolicyRules
 from queue.transports.base import Route
@@ -31,8 +31,6 @@ logger = structlog.get_logger(__name__)
 OVERRIDES_HOLD_SECONDS = 3.0
 REFRESH_SECONDS = 600.0  # how often it is looked whether policies are to be fetched again
 FLUSH_SECONDS = 1.0
-
-InDatabase = Callable[..., Awaitable[Any]]
 
 
 class Router:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import structlog
 from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from queue import delivery
 from queue.results import Result, batch_length
+from queue.threads import InDatabase
 
 logger = structlog.get_logger(__name__)
 
@@ -26,7 +26,7 @@ class Settler:
         self,
         worker: str,
         *,
-        in_database: Callable[..., Awaitable[Any]],
+        in_database: InDatabase,
         settled: Callable[[Sequence[Result], Sequence[int]], None],
     ) -> None:
         self._worker = worker

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import structlog
 from django.utils import timezone
@@ -18,6 +17,7 @@ from queue import sts_store
 from queue.mta_sts import Mode, Policy, record_id
 from queue.sts_fetch import FETCH_ERROR, FetchFailed
 from queue.sts_store import Kept
+from queue.threads import InDatabase
 from queue.transports.noting import Note, SessionResult
 
 logger = structlog.get_logger(__name__)
@@ -28,8 +28,6 @@ RELOAD_SECONDS = 10.0  # how often other workers' policies are looked for
 OVERLAP = dt.timedelta(seconds=60)  # of one reload with the next: commits become visible after their time
 MAX_REMEMBERED = 10_000
 REFRESHES = 20
-
-InDatabase = Callable[..., Awaitable[Any]]
 
 
 class StsBook:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Generic, Protocol, TypeVar
 
 from django.db import close_old_connections, connection
 
 T = TypeVar("T")
+
+
+class InDatabase(Protocol):
+    """Runs a function in the thread that has the database connection of an event loop."""
+
+    def __call__(self, function: Callable[..., T], *arguments: object, **named: object) -> Awaitable[T]: ...
 
 
 def guarded(function: Callable[..., T], *arguments: object, **named: object) -> T:

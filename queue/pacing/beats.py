@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from django.utils import timezone
@@ -25,17 +25,12 @@ from queue.pacing import clock, heartbeat, ledger, process_mark
 from queue.pacing.clock import Reading
 from queue.pacing.heartbeat import MAX_DELIVERIES, Report
 from queue.pacing.pacer import Pacer
+from queue.threads import InDatabase
 
 logger = structlog.get_logger(__name__)
 
 BEAT_SECONDS = 2.0
 FORGET_EVERY = 30  # beats
-
-
-class InDatabase(Protocol):
-    """Runs a function in the thread that has the engine's database connection."""
-
-    def __call__(self, function: Callable[..., Any], *arguments: object, **named: object) -> Awaitable[Any]: ...
 
 
 class Beats:

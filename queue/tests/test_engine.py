@@ -18,7 +18,6 @@ from accounts.models import Alias, Domain, User
 from mailflow.mailboxes import read_copy
 from mailflow.models import Event, FiledMessage, Message
 from queue import control
-from queue import engine as engine_module
 from queue.control import Action, Order
 from queue.models import Attempt, Entry
 from queue.outcome import from_reply
@@ -266,7 +265,7 @@ def test_a_domain_with_more_mail_than_its_lane_holds_up_no_other(
     alice: User, accept: Accept, resolver: MemoryResolver, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("queue.lanes.MAX_WAITING", 5)
-    monkeypatch.setattr("queue.engine.CLAIM_BATCH", 5)
+    monkeypatch.setattr("queue.claimer.CLAIM_BATCH", 5)
     settings.SMTP_POOL_SIZE = 1
     transport = MemoryTransport()
     transport.gate.clear()
@@ -397,7 +396,7 @@ def test_what_comes_due_between_two_sweeps_does_not_wait_for_the_next(
     alice: User, accept: Accept, resolver: MemoryResolver, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.SWEEP_INTERVAL_SECONDS = 3600
-    monkeypatch.setattr(engine_module, "PUNCTUAL_SECONDS", 0.05)
+    monkeypatch.setattr("queue.upkeep.PUNCTUAL_SECONDS", 0.05)
     transport = MemoryTransport()
     with running_engine(transport, resolver):
         with transaction.atomic():

@@ -238,12 +238,12 @@ def test_one_octet_at_a_time_does_not_hold_us_up() -> None:
 # --- the book ---
 
 
-async def directly(function: Callable[..., Any], *arguments: Any) -> Any:
+async def directly(function: Callable[..., Any], *arguments: object, **named: object) -> Any:
     """Run a database function as the engine does, in a thread."""
 
     def run() -> Any:
         try:
-            return function(*arguments)
+            return function(*arguments, **named)
         finally:
             connection.close()
 

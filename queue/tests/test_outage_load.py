@@ -26,7 +26,8 @@ from mailflow import receiver
 from mailflow.models import Message
 from mailflow.smtp.envelope import Envelope, Recipient
 from mailflow.spool.accepted import Origin
-from queue.engine import CLAIM_BATCH, MAX_IN_FLIGHT, Engine
+from queue.claimer import CLAIM_BATCH, MAX_IN_FLIGHT
+from queue.engine import Engine
 from queue.models import Attempt, Entry
 from queue.tests.conftest import open_entries, running_engine, wait_until
 from queue.tests.outbound import options
@@ -105,8 +106,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
     def looked_at(self: Engine, *arguments: Any) -> None:
         dispatch(self, *arguments)
-        found.in_flight = max(found.in_flight, len(self._in_flight))
-        found.loaded_octets = max(found.loaded_octets, self._loaded_octets)
+        found.in_flight = max(found.in_flight, len(self._held))
+        found.loaded_octets = max(found.loaded_octets, self._held.loaded_octets)
 
     monkeypatch.setattr(Engine, "_dispatch", looked_at)
     return found
@@ -147,8 +148,8 @@ def test_ten_thousand_due_at_once_stay_within_the_caps_and_arrive_once(
 ) -> None:
     settings.DELIVERY_MODE, settings.SMTP_POOL_SIZE = "live", 4
     settings.OUTBOUND_ALLOWED_NETWORKS = [ipaddress.ip_network("127.0.0.0/8")]
-    monkeypatch.setattr("queue.engine.MAX_LOADED_OCTETS", LOADED_OCTETS)
-    monkeypatch.setattr("queue.engine.READ_AHEAD_OCTETS", READ_AHEAD_OCTETS)
+    monkeypatch.setattr("queue.claimer.MAX_LOADED_OCTETS", LOADED_OCTETS)
+    monkeypatch.setattr("queue.claimer.READ_AHEAD_OCTETS", READ_AHEAD_OCTETS)
     accept_many()
     resolver, internet = MemoryResolver(), Internet()
     for number in range(DOMAINS):

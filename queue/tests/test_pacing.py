@@ -72,7 +72,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
 @pytest.fixture
 def small_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that no engine takes all there is before the other has started."""
-    monkeypatch.setattr("queue.engine.CLAIM_BATCH", 6)
+    monkeypatch.setattr("queue.claimer.CLAIM_BATCH", 6)
     monkeypatch.setattr("queue.lanes.MAX_WAITING", 6)
 
 

@@ -377,7 +377,7 @@ def test_an_attempt_that_ends_behind_the_deadline_is_the_last_unless_it_delivere
     with running_engine(transport, resolver) as engine:
         engine.ring(ids)
         wait_until(lambda: transport.jobs)
-        parcels = [engine._in_flight[entry_id] for entry_id in ids]
+        parcels = [engine._held.parcels[entry_id] for entry_id in ids]
         for parcel in parcels:  # the clock of what is in flight
             object.__setattr__(parcel, "deliver_by_at", timezone.now())
         transport.gate.set()
@@ -451,7 +451,7 @@ def test_a_deadline_does_not_wait_for_room_in_a_slow_domains_lane(
     try:
         with running_engine(transport, resolver) as engine:
             engine.ring(ids)
-            wait_until(lambda: len(engine._in_flight) == 4)
+            wait_until(lambda: len(engine._held.parcels) == 4)
             overdue = accept("table@x.example", sender=None, deliver_by=DeliverBy(600, "R"))
             Entry.objects.filter(pk__in=overdue).update(deliver_by_at=timezone.now())
             wait_until(lambda: Entry.objects.get(pk=overdue[0]).status == "bounced")
@@ -474,8 +474,8 @@ def test_what_waits_in_a_lane_is_taken_out_at_its_deadline(
     try:
         with running_engine(transport, resolver) as engine:
             engine.ring([*first, *late])
-            wait_until(lambda: transport.jobs and len(engine._in_flight) == 2)
-            object.__setattr__(engine._in_flight[late[0]], "deliver_by_at", timezone.now())
+            wait_until(lambda: transport.jobs and len(engine._held.parcels) == 2)
+            object.__setattr__(engine._held.parcels[late[0]], "deliver_by_at", timezone.now())
             Entry.objects.filter(pk__in=late).update(deliver_by_at=timezone.now())
             wait_until(lambda: Entry.objects.get(pk=late[0]).status == "bounced")
             assert Entry.objects.get(pk=first[0]).status == "pending"

@@ -211,7 +211,7 @@ def test_live_mail_goes_on_while_the_sandbox_is_full(
     alice: User, accept: Accept, live: None, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("queue.simulation.host.STEP_SECONDS", 60.0)
-    monkeypatch.setattr("queue.engine.MAX_SIMULATED", 2)
+    monkeypatch.setattr("queue.simulated.MAX_SIMULATED", 2)
     for _ in range(3):
         accept("slow@sim.test", is_test=True)
     engine = Engine()

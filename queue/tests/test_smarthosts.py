@@ -295,7 +295,7 @@ def test_who_goes_another_way_waits_for_no_host_but_its_own(
             assert Entry.objects.get(recipient="a@x.example").status == "pending"
         finally:
             transport.gate.set()
-        wait_until(lambda: open_entries() == 0 and not engine._loaded_octets and not engine._pacer.begun)
+        wait_until(lambda: open_entries() == 0 and not engine._held.loaded_octets and not engine._pacer.begun)
     assert jobs_of(transport) == [["a@x.example"], ["b@y.example"]]
 
 
