@@ -12,7 +12,7 @@ out. Not checked, and why:
 
 - `negative_data_rejection`, `missing_required_header`: unknown fields are ignored and `"5"` is taken for 5, on purpose.
 - `positive_data_acceptance`: a schema cannot say that a name must be free, or a time in the future.
-- `unsupported_method`, `ignored_auth`, `use_after_free` and the like: `test_management_api` and others do it by table.
+- `unsupported_method`, `ignored_auth`, `use_after_free` and the like: `management` and others do it by table.
 - the stateful phase: the schema has no links.
 """
 
