@@ -114,7 +114,7 @@ MIDDLEWARE = [
     "mailproj.browsers.AuthenticationMiddleware",
     "mailproj.browsers.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "django_prometheus.middleware.PrometheusAfterMiddleware",
+    "mailproj.request_metrics.PrometheusAfterMiddleware",
 ]
 ROOT_URLCONF = "mailproj.urls"
 WSGI_APPLICATION = "mailproj.wsgi.application"

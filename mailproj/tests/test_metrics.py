@@ -31,6 +31,14 @@ def test_the_names_of_the_references_are_there(path: str) -> None:
     assert len({family.name for family in families}) == len(families)
 
 
+def test_a_method_that_a_client_makes_up_is_no_series_of_its_own() -> None:
+    for method in ("BREW", "WHEN"):
+        assert Client().generic(method, "/api/v1/health").status_code == 405
+    text = Client().get("/metrics").content.decode()
+    assert "BREW" not in text and "WHEN" not in text
+    assert 'django_http_requests_latency_seconds_by_view_method_count{method="<invalid method>"' in text
+
+
 def test_figures_are_those_of_the_whole_system() -> None:
     counters.add("smtp.auth.failed", 3)
     counters.observe("processing_ms", 7)
