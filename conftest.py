@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ import mailproj  # noqa: E402, F401  (the queue graft)
 
 django.setup()  # before the apps' own conftest files import models
 
+from django.db import connection  # noqa: E402
 from django.test import TransactionTestCase  # noqa: E402
 
 from accounts.webhooks import outbox  # noqa: E402
@@ -74,6 +76,22 @@ from mailproj.tests.emptying import empty_all_tables  # noqa: E402
 
 # It is what pytest-django runs after a test that commits; one that is rolled back has its own.
 TransactionTestCase._fixture_teardown = lambda _: empty_all_tables()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Part the threads that have a connection for as long as the process lives, as the spool's do, from the database.
+
+    PostgreSQL drops none that has sessions.
+    """
+    yield
+    with django_db_blocker.unblock():
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
 
 
 @pytest.fixture(autouse=True)
