@@ -84,6 +84,7 @@ def test_r2_emails_are_those_of_the_callers_mailbox(world: World) -> None:
 
 
 def test_r2_a_fetch_tells_what_is_new_since_the_last(world: World) -> None:
+    world.arrived()
     world.replay(FETCH)
     message_id = world.delivered()
     body = world.replay(FETCH).json
