@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, say: Say) -> None:
         if say.wait is not None:
-            say.wait.wait(30)
+            say.wait.wait(60)
         if say.close:
             self.close_connection = True
             return

@@ -29,6 +29,7 @@ from queue.courier import Courier
 from queue.models import Entry
 from queue.outcome import from_reply
 from queue.tests.conftest import running_engine
+from queue.tests.test_courier import stop
 from queue.transports.memory import MemoryTransport
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -69,7 +70,7 @@ def hooks(alice: User) -> Iterator[tuple[Receiver, Callable[..., str]]]:
         try:
             yield receiver, listen
         finally:
-            courier.stop()
+            stop(courier)
 
 
 def smtp(listener: Listener, *commands: str, letter: bytes = LETTER) -> str:

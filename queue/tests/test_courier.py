@@ -42,6 +42,7 @@ PENDING, DELIVERED, FAILED = (WebhookDelivery.Status[name] for name in ("PENDING
 @pytest.fixture(autouse=True)
 def _loopback_is_allowed(settings: Any) -> None:
     settings.WEBHOOK_ALLOWED_NETWORKS = LOOPBACK
+    settings.WEBHOOK_TIMEOUT = 45  # who is to wait, waits
     settings.WEBHOOK_RETRY_SCHEDULE = [dt.timedelta(milliseconds=10)] * 2
 
 
@@ -52,7 +53,14 @@ def running(**options: Any) -> Iterator[Courier]:
     try:
         yield courier
     finally:
-        courier.stop()
+        stop(courier)
+
+
+def stop(courier: Courier) -> None:
+    """Stop it, and return when all is written down, however long that takes."""
+    courier.stop()
+    assert courier._thread is not None
+    courier._thread.join(60)
 
 
 def endpoint_at(url: str, organization: Organization | None = None) -> WebhookEndpoint:
