@@ -19,7 +19,7 @@ from mailflow import content, receiver
 from mailflow.handoff import MemoryHandoff
 from mailflow.limits.rules import WITHIN, Verdict
 from mailflow.listener import conduct, connection, intake, session
-from mailflow.listener.server import Listener
+from mailflow.listener.server import LOOK_SECONDS, Listener
 from mailflow.listener.session import Session
 from mailflow.models import Event, Message
 from mailflow.spool.large import SpoolFile
@@ -90,13 +90,14 @@ def test_a_trickle_of_data_is_cut_off(listener: Listener) -> None:
 
 
 def test_who_sends_steadily_may_take_longer(listener: Listener) -> None:
-    listener.data_grace = 0.5
     block = (b"x" * 78 + b"\r\n") * 100
     with connect(listener) as client:
         began = listener.loop.time()
         begin_data(client)
-        client.send(MAIL)
-        sent = len(MAIL)
+        client.send(MAIL + block)
+        sent = len(MAIL + block)
+        until(lambda: arrived(listener) >= sent)
+        listener.data_grace = 0.5
         while listener.loop.time() < began + 2:  # a coarse timer looks once a second
             client.send(block)
             sent += len(block)
@@ -135,30 +136,45 @@ def test_an_envelope_that_takes_too_long_is_cut_off_whatever_is_said_meanwhile(
     until(lambda: Event.objects.filter(rule="envelope_timeout").exists())
 
 
+def only_session(listener: Listener) -> Session:
+    (session,) = list(listener._connections)
+    assert isinstance(session, Session)
+    return session
+
+
 def test_the_time_of_an_envelope_begins_anew_with_each_message(listener: Listener) -> None:
-    listener.envelope_timeout = 1
     with connect(listener) as client:
+        session = only_session(listener)
         for _ in range(3):
-            select.select([client.socket], [], [], 0.6)
+            session.begin_by = listener.loop.time() + 60  # as if the most of it were over
             assert send_mail(client).startswith("250")
+            assert session.begin_by > listener.loop.time() + 100
 
 
 def test_the_time_of_content_is_no_time_of_the_envelope(listener: Listener) -> None:
-    listener.envelope_timeout = 0.8
     with connect(listener) as client:
+        session = only_session(listener)
+
+        def an_hour_of_content_passes() -> None:
+            assert session.transaction is not None
+            session.transaction.began_at -= 3600
+            session.begin_by -= 3600
+            assert not select.select([client.socket], [], [], 3 * LOOK_SECONDS)[0]
+
         begin_data(client)
-        select.select([client.socket], [], [], 1.2)
+        an_hour_of_content_passes()
         client.send(b"a bare line end\n\r\n.\r\n")
         assert client.reply().startswith("554")
-        select.select([client.socket], [], [], 0.3)
+        assert session.begin_by > listener.loop.time() + 100
         assert send_mail(client).startswith("250")
         client.ask("MAIL FROM:<a@b.example>")
         client.ask("RCPT TO:<alice@example.com>")
         client.send(b"BDAT 200\r\n" + b"x" * 200)
         assert client.reply().startswith("250")
-        select.select([client.socket], [], [], 1.2)
+        an_hour_of_content_passes()
         assert client.ask("RSET").startswith("250")
         assert client.ask("NOOP").startswith("250")
+        assert session.begin_by > listener.loop.time() + 100
 
 
 def test_the_idle_make_room_while_the_listener_is_nearly_full(
