@@ -94,10 +94,6 @@ class World:
         wait_until(lambda: self.status_of(message_id) == "delivered")
         return message_id
 
-    def arrived(self, recipient: str = "user@example.com") -> None:
-        """Wait until nothing is on its way to the recipient any more, such as what the test before this one sent."""
-        wait_until(lambda: not self.ask("GET", f"/api/v1/queue?recipient={recipient}")["items"])
-
     @cached_property
     def message(self) -> str:
         """The same, for all who only look at it."""
