@@ -16,7 +16,7 @@ from mailproj.ports import web_addresses
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mailproj.settings")
 
 bind = web_addresses(settings.HTTP_HOST, settings.HTTP_PORT, settings.HTTP_EXTRA_PORTS, print)
-worker_class = "gthread"
+worker_class = "mailproj.web_worker.PatientWorker"
 workers = settings.HTTP_WORKERS
 threads = settings.HTTP_THREADS
 forwarded_allow_ips = ""  # whom to believe is HTTP_TRUSTED_PROXIES' to say; by itself gunicorn believes loopback
