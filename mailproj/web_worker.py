@@ -2,7 +2,8 @@
 
 gunicorn reads a request in a thread from its first octet on, and closes connections on the thread that serves all
 others: sixteen clients that send half a request, or one that does not close, would stop everybody. Here a thread takes
-what has come, and where that is not a whole request the poller collects the rest; connections are let go by it too.
+what has come, and where that is not a whole request the poller collects the rest. What a client does not take of its
+answer the poller sends, and it closes the connections too.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 from mailproj.arrival import Arrival
+from mailproj.outgoing import Outgoing
 
 HEAD_SECONDS = 10.0  # for a request's head
 BODY_SECONDS = 20.0  # for its body, and more for a long one:
 LEAST_RATE = 4096  # octets a second
-ANSWER_SECONDS = 30.0  # for each piece of the answer
+ANSWER_SECONDS = 30.0  # for an answer, and more for a long one, by the same rate
 LEAVING_SECONDS = 2.0
 LEAVING_OCTETS = 64 << 10
 RECEIVED_OCTETS = 64 << 10
@@ -41,7 +43,8 @@ _UNFINISHED = object()
 class Connection(TConn):  # type: ignore[misc]
     """`since`: when it began what it does now. `rest`: octets behind the request. `drained`: those that nobody reads.
 
-    is_watched: the poller has it, for a request or for the client's end of it.
+    `outgoing`: what the client has not taken of its answer; is_kept: another request may follow that. is_watched: the
+    poller has it.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -50,10 +53,14 @@ class Connection(TConn):  # type: ignore[misc]
         self.since = time.monotonic()
         self.rest = b""
         self.drained = 0
+        self.outgoing: Outgoing | None = None
+        self.is_kept = False
         self.is_watched = False
 
     def until(self) -> float:
-        """Return until when what is waited for has to be here."""
+        """Return until when what is waited for has to be here, or to be taken."""
+        if self.outgoing is not None:
+            return self.since + ANSWER_SECONDS + self.outgoing.kept / LEAST_RATE
         if not self.arrival.has_head:
             return self.since + HEAD_SECONDS
         return self.since + HEAD_SECONDS + BODY_SECONDS + self.arrival.missing / LEAST_RATE
@@ -87,7 +94,7 @@ class CollectedReader(SocketUnreader):  # type: ignore[misc]
         left = self._began + BODY_SECONDS + self._octets / LEAST_RATE - time.monotonic()
         if left <= 0:
             raise TimeoutError("the body came too slowly")
-        self.sock.settimeout(min(left, ANSWER_SECONDS))
+        self.sock.settimeout(left)
         data = bytes(super().chunk(size_hint))
         self._octets += len(data)
         return data
@@ -101,6 +108,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._arriving: dict[Connection, None] = {}  # the first to have begun stands first
+        self._taking: dict[Connection, None] = {}
         self._leaving: dict[Connection, None] = {}
         self._open: set[Connection] = set()  # whose bodies threads read
         self._open_waiting: deque[Connection] = deque()
@@ -118,7 +126,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
                 raise
             return
         self.nr_conns += 1
-        if self.nr_conns >= self.worker_connections and (slow := self._leaving or self._arriving):
+        if self.nr_conns >= self.worker_connections and (slow := self._leaving or self._arriving or self._taking):
             self._drop(next(iter(slow)))  # the slowest makes room
         conn = Connection(self.cfg, client, address, listener.getsockname())
         conn.arrival = Arrival(self._largest)
@@ -200,14 +208,21 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             reader.close()
 
     def handle_request(self, req: Any, conn: Connection) -> Any:
-        conn.sock.settimeout(ANSWER_SECONDS)
+        client = conn.sock
+        conn.sock = outgoing = Outgoing(client)
         try:
-            return super().handle_request(req, conn)
+            is_kept = super().handle_request(req, conn)
         except TimeoutError as error:
             self.log.info("A client was too slow: %s", error)
-            with suppress(OSError):
-                conn.sock.shutdown(socket.SHUT_RDWR)
-            return False
+            is_kept = False
+        except BaseException:
+            outgoing.close()
+            raise
+        finally:
+            conn.sock = client
+        if not outgoing.finish():
+            conn.outgoing = outgoing
+        return is_kept
 
     # --- out ---
 
@@ -219,10 +234,30 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         result = False if future.cancelled() or future.exception() is not None else future.result()
         if result is _UNFINISHED:
             self._go_on(conn)
+        elif conn.outgoing is not None:
+            self._send_on(conn, bool(result))
         elif result:
             self._keep(conn)
         else:
             self._let_go(conn)
+
+    def _send_on(self, conn: Connection, is_kept: bool) -> None:
+        """Have the poller send what the client has not taken yet."""
+        conn.is_kept, conn.since, conn.is_watched = is_kept, time.monotonic(), True
+        conn.sock.setblocking(False)
+        self._taking[conn] = None
+        self.poller.register(conn.sock, selectors.EVENT_WRITE, partial(self._has_taken, conn))
+
+    def _has_taken(self, conn: Connection, _client: socket.socket) -> None:
+        try:
+            if conn.outgoing is None or not conn.outgoing.go_on():
+                return
+        except OSError:
+            self._drop(conn)
+            return
+        self._forget(conn)
+        conn.outgoing = None
+        (self._keep if conn.is_kept else self._let_go)(conn)
 
     def _go_on(self, conn: Connection) -> None:
         if conn.arrival.is_awaited:
@@ -283,6 +318,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
                     self._refuse(conn, 408, "The request did not come in time.")
                 else:
                     self._drop(conn)
+        for conn in list(self._taking):
+            if now > conn.until():
+                self._drop(conn)
         for conn in list(self._leaving):
             if now > conn.since + LEAVING_SECONDS:
                 self._drop(conn)
@@ -297,10 +335,13 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     def _drop(self, conn: Connection) -> None:
         self._forget(conn)
         conn.arrival.close()
+        if conn.outgoing is not None:
+            conn.outgoing.close()
         self._close(conn)
 
     def _forget(self, conn: Connection) -> None:
         self._arriving.pop(conn, None)
+        self._taking.pop(conn, None)
         self._leaving.pop(conn, None)
         if conn.is_watched:
             conn.is_watched = False

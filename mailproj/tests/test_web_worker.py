@@ -17,6 +17,7 @@ import pytest
 from django.conf import settings
 
 from mailproj.ports import free_port
+from mailproj.tests.large import LARGE, large
 from mailproj.tests.whole_system import wait_until
 
 THREADS = 4
@@ -138,11 +139,43 @@ def test_forty_slow_clients_keep_nobody_waiting(port: int, beginning: bytes) -> 
             assert ask(port, body=b"quick")["octets"] == 5
 
 
-def test_a_client_that_never_reads_keeps_nobody_waiting(tmp_path: Path) -> None:
-    with serving(tmp_path, "worker.ANSWER_SECONDS = 0.5") as port, ExitStack() as stack:
+def test_clients_that_never_read_keep_nobody_waiting(port: int) -> None:
+    with ExitStack() as stack:
         for _ in range(2 * THREADS):
             stack.enter_context(connect(port, b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n"))
-        assert ask(port)["path"] == "/a"
+        for _ in range(5):
+            assert ask(port, body=b"quick")["octets"] == 5
+
+
+@pytest.mark.parametrize("path", ["/large", "/file", "/pieces"])
+def test_a_client_that_reads_late_has_all_of_it_and_asks_again(port: int, path: str) -> None:
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    client.request("GET", path)
+    assert ask(port)["path"] == "/a"  # meanwhile the answer fills what is between us, and a file
+    digest, octets = hashlib.sha256(), 0
+    answer = client.getresponse()
+    while data := answer.read(1 << 20):
+        digest.update(data)
+        octets += len(data)
+    assert (octets, digest.hexdigest()) == (LARGE, hashlib.sha256(large()).hexdigest())
+    client.request("GET", "/again")
+    assert json.loads(client.getresponse().read())["path"] == "/again"
+    client.close()
+
+
+def test_an_answer_that_nobody_takes_is_given_up(tmp_path: Path) -> None:
+    limits = "worker.ANSWER_SECONDS = 0.1; worker.LEAST_RATE = 1 << 30"
+    with serving(tmp_path, limits) as port, connect(port, b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n") as client:
+        wait_until(lambda: _is_cut_off(client), 30)
+
+
+def _is_cut_off(client: socket.socket) -> bool:
+    """Whether the other end is gone: what is sent to it comes back as an error."""
+    try:
+        client.send(b"x")
+    except OSError:
+        return True
+    return False
 
 
 def test_one_connection_takes_request_after_request(port: int) -> None:
