@@ -12,9 +12,10 @@ import errno
 import selectors
 import socket
 import time
-from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from enum import Enum, auto
 from functools import partial
 from typing import IO, Any
 
@@ -29,6 +30,7 @@ from mailproj.outgoing import Outgoing
 HEAD_SECONDS = 10.0  # for a request's head
 BODY_SECONDS = 20.0  # for its body, and more for a long one:
 LEAST_RATE = 4096  # octets a second
+QUEUE_SECONDS = 20.0  # for a thread that reads a body
 ANSWER_SECONDS = 30.0  # for an answer, and more for a long one, by the same rate
 LEAVING_SECONDS = 2.0
 LEAVING_OCTETS = 64 << 10
@@ -40,30 +42,45 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _UNFINISHED = object()
 
 
-class Connection(TConn):  # type: ignore[misc]
-    """`since`: when it began what it does now. `rest`: octets behind the request. `drained`: those that nobody reads.
+class Stage(Enum):
+    """What a connection that has no thread waits for; kept ones without a request are gunicorn's."""
 
-    `outgoing`: what the client has not taken of its answer; is_kept: another request may follow that. is_watched: the
-    poller has it.
+    ARRIVING = auto()  # the rest of its request
+    QUEUED = auto()  # one of the threads that read bodies
+    TAKING = auto()  # that the client takes its answer
+    LEAVING = auto()  # the client's end of it
+
+
+class Connection(TConn):  # type: ignore[misc]
+    """`since`: when its stage began. `rest`: octets behind the request. `drained`: those that nobody reads.
+
+    `outgoing`: what the client has not taken of its answer; is_kept: another request may follow that.
     """
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, arrival: Arrival, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.arrival = Arrival(0)
+        self.arrival = arrival
+        self.stage = Stage.ARRIVING
         self.since = time.monotonic()
         self.rest = b""
         self.drained = 0
         self.outgoing: Outgoing | None = None
         self.is_kept = False
-        self.is_watched = False
+        self.is_watched = False  # by the poller
 
     def until(self) -> float:
-        """Return until when what is waited for has to be here, or to be taken."""
-        if self.outgoing is not None:
-            return self.since + ANSWER_SECONDS + self.outgoing.kept / LEAST_RATE
-        if not self.arrival.has_head:
-            return self.since + HEAD_SECONDS
-        return self.since + HEAD_SECONDS + BODY_SECONDS + self.arrival.missing / LEAST_RATE
+        """Return until when its stage may last."""
+        match self.stage:
+            case Stage.ARRIVING if not self.arrival.has_head:
+                return self.since + HEAD_SECONDS
+            case Stage.ARRIVING:
+                return self.since + HEAD_SECONDS + BODY_SECONDS + self.arrival.missing / LEAST_RATE
+            case Stage.QUEUED:
+                return self.since + QUEUE_SECONDS
+            case Stage.TAKING:
+                return self.since + ANSWER_SECONDS + (self.outgoing.kept if self.outgoing else 0) / LEAST_RATE
+            case Stage.LEAVING:
+                return self.since + LEAVING_SECONDS
 
 
 class CollectedReader(SocketUnreader):  # type: ignore[misc]
@@ -105,16 +122,74 @@ class CollectedReader(SocketUnreader):  # type: ignore[misc]
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]
+    """Its poller's thread calls all but `handle` and `handle_request`."""
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._arriving: dict[Connection, None] = {}  # the first to have begun stands first
-        self._taking: dict[Connection, None] = {}
-        self._leaving: dict[Connection, None] = {}
-        self._open: set[Connection] = set()  # whose bodies threads read
-        self._open_waiting: deque[Connection] = deque()
+        self._held: dict[Connection, None] = {}  # those at a stage, the one that is there for the longest first
+        self._readers: set[Connection] = set()  # whose bodies threads read
         self._largest = max(
             settings.MAX_REQUEST_SIZE, settings.SEND_MAX_REQUEST_SIZE, 2 * settings.SUPPRESSION_IMPORT_SIZE
         )
+
+    # --- stages ---
+
+    def _hold(
+        self,
+        conn: Connection,
+        stage: Stage,
+        then: Callable[[Connection, socket.socket], None] | None = None,
+        event: int = selectors.EVENT_READ,
+    ) -> None:
+        """Keep a connection at a stage; `then` is called when the client has sent, or can take, something."""
+        if stage is not Stage.ARRIVING:  # that began with the request's first octet, or with the connection
+            conn.since = time.monotonic()
+        conn.stage = stage
+        self._held[conn] = None
+        if then is not None:
+            conn.is_watched = True
+            self.poller.register(conn.sock, event, partial(then, conn))
+
+    def _release(self, conn: Connection) -> None:
+        self._held.pop(conn, None)
+        if conn.is_watched:
+            conn.is_watched = False
+            self.poller.unregister(conn.sock)
+
+    def _drop(self, conn: Connection) -> None:
+        self._release(conn)
+        conn.arrival.close()
+        if conn.outgoing is not None:
+            conn.outgoing.close()
+        self._close(conn)
+
+    def _close(self, conn: Connection) -> None:
+        self.nr_conns -= 1
+        conn.close()
+
+    def _refuse(self, conn: Connection, status: int, detail: str) -> None:
+        self._release(conn)
+        with suppress(OSError):
+            util.write_error(conn.sock, status, "", detail)
+        conn.arrival.close()
+        self._let_go(conn)
+
+    def murder_pending(self) -> None:
+        """Once a second: end what is too late, and at the end what has not begun."""
+        now = time.monotonic()
+        for conn in list(self._held):
+            if now > conn.until():
+                self._end_late(conn)
+            elif not self.alive and conn.stage is Stage.ARRIVING and not conn.arrival.has_begun:
+                self._drop(conn)
+
+    def _end_late(self, conn: Connection) -> None:
+        if conn.stage is Stage.ARRIVING and conn.arrival.has_begun:
+            self._refuse(conn, 408, "The request did not come in time.")
+        elif conn.stage is Stage.QUEUED:
+            self._refuse(conn, 503, "Too many bodies without a length are read just now. Try again later.")
+        else:
+            self._drop(conn)
 
     # --- in ---
 
@@ -126,21 +201,18 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
                 raise
             return
         self.nr_conns += 1
-        if self.nr_conns >= self.worker_connections and (slow := self._leaving or self._arriving or self._taking):
-            self._drop(next(iter(slow)))  # the slowest makes room
-        conn = Connection(self.cfg, client, address, listener.getsockname())
-        conn.arrival = Arrival(self._largest)
-        self._collect(conn)
+        if self.nr_conns >= self.worker_connections and self._held:
+            self._drop(next(iter(self._held)))  # the slowest makes room
+        conn = Connection(Arrival(self._largest), self.cfg, client, address, listener.getsockname())
+        self._hold(conn, Stage.ARRIVING, self._hear)
 
-    def _collect(self, conn: Connection) -> None:
-        """Have the poller wait for more of a request."""
-        self._arriving[conn] = None
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._hear, conn))
-        conn.is_watched = True
+    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
+        conn.since = time.monotonic()
+        super().on_client_socket_readable(conn, client)
 
     def _hear(self, conn: Connection, client: socket.socket) -> None:
         if not conn.arrival.has_begun:  # most often all of it is here, and a thread has it sooner
-            self._forget(conn)
+            self._release(conn)
             self.enqueue_req(conn)
         elif (data := _received(client)) is not None:
             self._take(conn, data)
@@ -154,13 +226,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         if conn.arrival.is_awaited:
             self._answer_expectation(conn)
         else:
-            self._forget(conn)
-            self._end_of_wait(conn)
-
-    def _end_of_wait(self, conn: Connection) -> None:
-        if conn.arrival.is_too_long:
-            self._refuse(conn, 431, "The head of the request is too long.")
-        else:
+            self._release(conn)
             self._dispatch(conn)
 
     @staticmethod
@@ -171,13 +237,15 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
                 conn.sock.send(_CONTINUE)
 
     def _dispatch(self, conn: Connection) -> None:
-        if not conn.arrival.is_open:
+        if conn.arrival.is_too_long:
+            self._refuse(conn, 431, "The head of the request is too long.")
+        elif not conn.arrival.is_open:
             self.enqueue_req(conn)
-        elif len(self._open) < max(1, self.cfg.threads // OPEN_SHARE):
-            self._open.add(conn)
+        elif len(self._readers) < max(1, self.cfg.threads // OPEN_SHARE):
+            self._readers.add(conn)
             self.enqueue_req(conn)
         else:
-            self._open_waiting.append(conn)
+            self._hold(conn, Stage.QUEUED)
 
     # --- in a thread ---
 
@@ -188,8 +256,6 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             if data == b"":
                 return False
             conn.rest = conn.arrival.feed(data or b"")
-            if conn.arrival.has_begun:
-                conn.since = time.monotonic()
             if not conn.arrival.is_whole:
                 return _UNFINISHED
         conn.sock.setblocking(True)
@@ -227,44 +293,51 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     # --- out ---
 
     def finish_request(self, conn: Connection, future: Future[Any]) -> None:
-        if conn in self._open:
-            self._open.remove(conn)
-            if self._open_waiting:
-                self._dispatch_waiting()
+        if conn in self._readers:
+            self._readers.remove(conn)
+            self._call_next_reader()
         result = False if future.cancelled() or future.exception() is not None else future.result()
         if result is _UNFINISHED:
             self._go_on(conn)
-        elif conn.outgoing is not None:
-            self._send_on(conn, bool(result))
-        elif result:
-            self._keep(conn)
+            return
+        conn.is_kept = bool(result)
+        if conn.outgoing is not None:
+            conn.sock.setblocking(False)
+            self._hold(conn, Stage.TAKING, self._has_taken, selectors.EVENT_WRITE)
         else:
-            self._let_go(conn)
+            self._answered(conn)
 
-    def _send_on(self, conn: Connection, is_kept: bool) -> None:
-        """Have the poller send what the client has not taken yet."""
-        conn.is_kept, conn.since, conn.is_watched = is_kept, time.monotonic(), True
-        conn.sock.setblocking(False)
-        self._taking[conn] = None
-        self.poller.register(conn.sock, selectors.EVENT_WRITE, partial(self._has_taken, conn))
+    def _call_next_reader(self) -> None:
+        for conn in self._held:
+            if conn.stage is Stage.QUEUED:
+                self._release(conn)
+                self._dispatch(conn)
+                return
+
+    def _go_on(self, conn: Connection) -> None:
+        if conn.arrival.is_awaited:
+            self._answer_expectation(conn)
+            self._hold(conn, Stage.ARRIVING, self._hear)
+        else:
+            self._dispatch(conn)
 
     def _has_taken(self, conn: Connection, _client: socket.socket) -> None:
+        """Send what the client takes of the rest of its answer."""
         try:
             if conn.outgoing is None or not conn.outgoing.go_on():
                 return
         except OSError:
             self._drop(conn)
             return
-        self._forget(conn)
+        self._release(conn)
         conn.outgoing = None
-        (self._keep if conn.is_kept else self._let_go)(conn)
+        self._answered(conn)
 
-    def _go_on(self, conn: Connection) -> None:
-        if conn.arrival.is_awaited:
-            self._answer_expectation(conn)
-            self._collect(conn)
+    def _answered(self, conn: Connection) -> None:
+        if conn.is_kept:
+            self._keep(conn)
         else:
-            self._end_of_wait(conn)
+            self._let_go(conn)
 
     def _keep(self, conn: Connection) -> None:
         """Wait for the connection's next request, some of which may be here."""
@@ -272,7 +345,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         conn.arrival, conn.since, conn.rest = Arrival(self._largest), time.monotonic(), b""
         conn.sock.setblocking(False)
         if behind:
-            self._collect(conn)
+            self._hold(conn, Stage.ARRIVING, self._hear)
             self._take(conn, behind)
             return
         conn.set_timeout()
@@ -281,23 +354,16 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self.keepalived_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
 
-    def _dispatch_waiting(self) -> None:
-        conn = self._open_waiting.popleft()
-        self._open.add(conn)
-        self.enqueue_req(conn)
-
     def _let_go(self, conn: Connection) -> None:
         """Close so that the end of the answer is not lost (RFC 9112 §9.6): what the client still sends is read away."""
-        conn.since, conn.drained = time.monotonic(), 0
+        conn.drained = 0
         try:
             conn.sock.shutdown(socket.SHUT_WR)
             conn.sock.setblocking(False)
         except OSError:  # it is closed already
             self._close(conn)
-            return
-        conn.is_watched = True
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._drain, conn))
-        self._leaving[conn] = None
+        else:
+            self._hold(conn, Stage.LEAVING, self._drain)
 
     def _drain(self, conn: Connection, client: socket.socket) -> None:
         data = _received(client)
@@ -306,50 +372,6 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         conn.drained += len(data)
         if not data or conn.drained > LEAVING_OCTETS:
             self._drop(conn)
-
-    def murder_pending(self) -> None:
-        """Once a second: end what is too late, and at the end what has not begun."""
-        now = time.monotonic()
-        for conn in list(self._arriving):
-            if not self.alive and not conn.arrival.has_begun:
-                self._drop(conn)
-            elif now > conn.until():
-                if conn.arrival.has_begun:
-                    self._refuse(conn, 408, "The request did not come in time.")
-                else:
-                    self._drop(conn)
-        for conn in list(self._taking):
-            if now > conn.until():
-                self._drop(conn)
-        for conn in list(self._leaving):
-            if now > conn.since + LEAVING_SECONDS:
-                self._drop(conn)
-
-    def _refuse(self, conn: Connection, status: int, detail: str) -> None:
-        self._forget(conn)
-        with suppress(OSError):
-            util.write_error(conn.sock, status, "", detail)
-        conn.arrival.close()
-        self._let_go(conn)
-
-    def _drop(self, conn: Connection) -> None:
-        self._forget(conn)
-        conn.arrival.close()
-        if conn.outgoing is not None:
-            conn.outgoing.close()
-        self._close(conn)
-
-    def _forget(self, conn: Connection) -> None:
-        self._arriving.pop(conn, None)
-        self._taking.pop(conn, None)
-        self._leaving.pop(conn, None)
-        if conn.is_watched:
-            conn.is_watched = False
-            self.poller.unregister(conn.sock)
-
-    def _close(self, conn: Connection) -> None:
-        self.nr_conns -= 1
-        conn.close()
 
 
 def _received(client: socket.socket) -> bytes | None:

@@ -240,8 +240,18 @@ def test_what_does_not_come_in_time_is_told_so_and_ended(tmp_path: Path, beginni
         assert b"application/problem+json" in found
 
 
-def test_where_all_places_are_taken_the_slowest_makes_room(tmp_path: Path) -> None:
+CHUNK = b"POST /a HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab"
+
+
+@pytest.mark.parametrize("beginning", [b"GET /a HT", CHUNK], ids=["half a head", "half a chunk"])
+def test_where_all_places_are_taken_the_slowest_makes_room(tmp_path: Path, beginning: bytes) -> None:
     with serving(tmp_path, connections=10) as port, ExitStack() as stack:
-        slow = [stack.enter_context(connect(port, b"GET /a HT")) for _ in range(20)]
+        slow = [stack.enter_context(connect(port, beginning)) for _ in range(20)]
         assert ask(port)["path"] == "/a"
-        assert slow[0].recv(1) == b""
+        place = 1 if beginning == CHUNK else 0  # the first has the thread
+        assert slow[place].recv(1) == b""
+
+
+def test_who_waits_for_too_long_behind_others_without_a_length_is_told_so(tmp_path: Path) -> None:
+    with serving(tmp_path, "worker.QUEUE_SECONDS = 0.3") as port, connect(port, CHUNK), connect(port, CHUNK) as second:
+        assert everything(second).startswith(b"HTTP/1.1 503 ")
