@@ -54,7 +54,8 @@ class Stage(Enum):
 class Connection(TConn):  # type: ignore[misc]
     """`since`: when its stage began. `rest`: octets behind the request. `drained`: those that nobody reads.
 
-    `outgoing`: what the client has not taken of its answer; is_kept: another request may follow that.
+    `trouble`: why its request cannot be collected. `outgoing`: what the client has not taken of its answer; is_kept:
+    another request may follow that.
     """
 
     def __init__(self, arrival: Arrival, *arguments: Any) -> None:
@@ -63,6 +64,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.stage = Stage.ARRIVING
         self.since = time.monotonic()
         self.rest = b""
+        self.trouble = ""
         self.drained = 0
         self.outgoing: Outgoing | None = None
         self.is_kept = False
@@ -158,7 +160,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def _drop(self, conn: Connection) -> None:
         self._release(conn)
-        conn.arrival.close()
+        with suppress(OSError):
+            conn.arrival.close()
         if conn.outgoing is not None:
             conn.outgoing.close()
         self._close(conn)
@@ -171,7 +174,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self._release(conn)
         with suppress(OSError):
             util.write_error(conn.sock, status, "", detail)
-        conn.arrival.close()
+        with suppress(OSError):
+            conn.arrival.close()
         self._let_go(conn)
 
     def murder_pending(self) -> None:
@@ -222,12 +226,19 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         if not data:
             self._drop(conn)
             return
-        conn.rest = conn.arrival.feed(data)
-        if conn.arrival.is_awaited:
+        self._feed(conn, data)
+        if conn.arrival.is_awaited and not conn.trouble:
             self._answer_expectation(conn)
         else:
             self._release(conn)
             self._dispatch(conn)
+
+    def _feed(self, conn: Connection, data: bytes) -> None:
+        try:
+            conn.rest = conn.arrival.feed(data)
+        except OSError as error:  # of the temporary file: the disk is full
+            self.log.error("No room for the body of a request: %s", error)
+            conn.trouble = "There is no room for the body just now. Try again later."
 
     @staticmethod
     def _answer_expectation(conn: Connection) -> None:
@@ -237,7 +248,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
                 conn.sock.send(_CONTINUE)
 
     def _dispatch(self, conn: Connection) -> None:
-        if conn.arrival.is_too_long:
+        if conn.trouble:
+            self._refuse(conn, 503, conn.trouble)
+        elif conn.arrival.is_too_long:
             self._refuse(conn, 431, "The head of the request is too long.")
         elif not conn.arrival.is_open:
             self.enqueue_req(conn)
@@ -255,8 +268,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             data = _received(conn.sock)
             if data == b"":
                 return False
-            conn.rest = conn.arrival.feed(data or b"")
-            if not conn.arrival.is_whole:
+            self._feed(conn, data or b"")
+            if not conn.arrival.is_whole or conn.trouble:
                 return _UNFINISHED
         conn.sock.setblocking(True)
         conn.data_ready = True
@@ -315,7 +328,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
                 return
 
     def _go_on(self, conn: Connection) -> None:
-        if conn.arrival.is_awaited:
+        if conn.arrival.is_awaited and not conn.trouble:
             self._answer_expectation(conn)
             self._hold(conn, Stage.ARRIVING, self._hear)
         else:

@@ -255,3 +255,12 @@ def test_where_all_places_are_taken_the_slowest_makes_room(tmp_path: Path, begin
 def test_who_waits_for_too_long_behind_others_without_a_length_is_told_so(tmp_path: Path) -> None:
     with serving(tmp_path, "worker.QUEUE_SECONDS = 0.3") as port, connect(port, CHUNK), connect(port, CHUNK) as second:
         assert everything(second).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("octets", [70_000, 3_000_000])
+def test_where_a_body_has_no_room_it_is_refused_and_others_are_served(tmp_path: Path, octets: int) -> None:
+    full = "import mailproj.arrival as arrival; arrival.TemporaryFile = lambda: open('/dev/full', 'r+b', buffering=0)"
+    with serving(tmp_path, full) as port:
+        with connect(port, b"POST /a HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % octets + b"x") as client:
+            assert everything(client).startswith(b"HTTP/1.1 503 ")
+        assert ask(port, body=b"small")["octets"] == 5
