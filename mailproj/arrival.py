@@ -7,6 +7,7 @@ the head and the length of the body are looked for, so that no thread has to wai
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -20,17 +21,18 @@ _EXPECTATION = re.compile(rb"\nexpect:[ \t]*100-continue[ \t]*\r?(?=\n)", re.IGN
 
 
 class Arrival:
-    """`largest`: a longer body is not waited for, since the application refuses it by its length.
+    """`room`: how long a body in a file may be now; a longer one is not collected, but read by who needs it.
 
-    is_whole: all is here that anybody waits for. is_open: the head is here, and only the server can tell where the body
-    ends. is_too_long: the head has no end within `MAX_HEAD`.
+    is_whole: all is here that anybody waits for. is_open: the head is here, and the body is for the server to
+    read. is_too_long: the head has no end within `MAX_HEAD`.
     """
 
-    def __init__(self, largest: int) -> None:
-        self._largest = largest
+    def __init__(self, room: Callable[[], int]) -> None:
+        self._room = room
         self._octets = bytearray()
         self._file: IO[bytes] | None = None
         self.missing = 0  # octets of the body
+        self.in_file = 0  # octets that its file will have
         self.has_head = self.is_whole = self.is_open = self.is_too_long = False
         self.wants_continue = False
 
@@ -63,13 +65,15 @@ class Arrival:
         lengths = _LENGTH.findall(self._octets)
         if _CODING.search(self._octets) or len(lengths) > 1:
             self.is_open = True
-        elif not lengths or (length := int(lengths[0])) == 0 or length > self._largest:
-            self.is_whole = not lengths or length == 0
-            self.is_open = not self.is_whole
+        elif not lengths or (length := int(lengths[0])) == 0:
+            self.is_whole = True
+        elif length > KEPT_IN_MEMORY and length > self._room():
+            self.is_open = True
         else:
             self.missing = length
             self._expect()
             if length > KEPT_IN_MEMORY:
+                self.in_file = length
                 self._file = TemporaryFile()  # noqa: SIM115  (the server closes it)
 
     def _expect(self) -> None:

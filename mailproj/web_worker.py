@@ -32,10 +32,11 @@ BODY_SECONDS = 20.0  # for its body, and more for a long one:
 LEAST_RATE = 4096  # octets a second
 QUEUE_SECONDS = 20.0  # for a thread that reads a body
 ANSWER_SECONDS = 30.0  # for an answer, and more for a long one, by the same rate
+MAX_COLLECTED = 256 << 20  # octets in the files of all bodies that are on their way
 LEAVING_SECONDS = 2.0
 LEAVING_OCTETS = 64 << 10
 RECEIVED_OCTETS = 64 << 10
-OPEN_SHARE = 4  # one thread of so many at most reads a body whose end is not known beforehand
+OPEN_SHARE = 4  # one thread of so many at most reads a body that was not collected
 
 _NOTHING = (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -134,6 +135,13 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             settings.MAX_REQUEST_SIZE, settings.SEND_MAX_REQUEST_SIZE, 2 * settings.SUPPRESSION_IMPORT_SIZE
         )
 
+    def _room(self) -> int:
+        """Return how long a body may be to be collected; whoever sends a longer one is refused, or read by a thread.
+
+        Nobody has asked yet who sends it, so many together must not fill the disk.
+        """
+        return min(self._largest, MAX_COLLECTED - sum(conn.arrival.in_file for conn in list(self._held)))
+
     # --- stages ---
 
     def _hold(
@@ -207,7 +215,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self.nr_conns += 1
         if self.nr_conns >= self.worker_connections and self._held:
             self._drop(next(iter(self._held)))  # the slowest makes room
-        conn = Connection(Arrival(self._largest), self.cfg, client, address, listener.getsockname())
+        conn = Connection(Arrival(self._room), self.cfg, client, address, listener.getsockname())
         self._hold(conn, Stage.ARRIVING, self._hear)
 
     def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
@@ -355,7 +363,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     def _keep(self, conn: Connection) -> None:
         """Wait for the connection's next request, some of which may be here."""
         behind = conn.parser.unreader.take_buffered() + conn.rest
-        conn.arrival, conn.since, conn.rest = Arrival(self._largest), time.monotonic(), b""
+        conn.arrival, conn.since, conn.rest = Arrival(self._room), time.monotonic(), b""
         conn.sock.setblocking(False)
         if behind:
             self._hold(conn, Stage.ARRIVING, self._hear)

@@ -14,7 +14,7 @@ POST = b"POST /a HTTP/1.1\r\nHost: x\r\n"
 
 def arrived(*pieces: bytes) -> tuple[Arrival, bytes]:
     """Feed all, as a server does until it need not wait; return the arrival and what is behind it."""
-    arrival, behind = Arrival(LARGEST), b""
+    arrival, behind = Arrival(lambda: LARGEST), b""
     for piece in pieces:
         if arrival.is_whole or arrival.is_open:
             behind += piece

@@ -264,3 +264,13 @@ def test_where_a_body_has_no_room_it_is_refused_and_others_are_served(tmp_path: 
         with connect(port, b"POST /a HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % octets + b"x") as client:
             assert everything(client).startswith(b"HTTP/1.1 503 ")
         assert ask(port, body=b"small")["octets"] == 5
+
+
+def test_bodies_beyond_what_is_collected_are_read_by_a_thread_as_they_come(tmp_path: Path) -> None:
+    begun = b"POST /a HTTP/1.1\r\n" + HOST + b"Content-Length: 90000\r\n\r\nx"
+    body = bytes(range(256)) * 400
+    with serving(tmp_path, "worker.MAX_COLLECTED = 150_000") as port, connect(port, begun):
+        for _ in range(3):
+            assert ask(port, body=body)["digest"] == hashlib.sha256(body).hexdigest()
+        with connect(port, begun):
+            assert ask(port, body=b"small")["octets"] == 5
