@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 AT_ONCE = 32 << 10  # octets that wait for more before they are sent
-KEPT_IN_MEMORY = 256 << 10  # of what the client does not take yet; more goes to a file
+KEPT_IN_MEMORY = 64 << 10  # of what the client does not take yet; more goes to a file
 PIECE = 64 << 10
 PIECES_A_TURN = 8
 
@@ -84,6 +84,8 @@ class Outgoing:
             pass
         if len(self._octets) > KEPT_IN_MEMORY:
             self._file = TemporaryFile()  # noqa: SIM115  (`close`)
+            self._file.write(self._octets)
+            self._octets.clear()
 
     def _send_piece(self) -> bool:
         try:
